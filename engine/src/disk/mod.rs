@@ -1,0 +1,80 @@
+//! The one door to files: a narrow trait with a real and a simulated implementation.
+//!
+//! Invariants: paths are relative to the disk's root, with `/` between parts, never absolute, never `..`; reads and writes
+//! may be short (callers loop: [`read_exact_at`], [`write_all_at`]); nothing is durable before `sync_data` (a file's bytes)
+//! or `sync_dir` (a directory's entries) returned Ok; a failed sync is never tried again (F4).
+
+use crate::error::{Error, Result};
+
+pub mod real;
+pub mod sim;
+
+/// Files under one root.
+pub trait Disk: Send + Sync {
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &str) -> Result<Box<dyn DiskFile>>;
+    /// Creates a new, empty file; `Conflict` if it exists.
+    fn create_new(&self, path: &str) -> Result<Box<dyn DiskFile>>;
+    /// Atomically gives `from` the name `to`, replacing what is there. Durable after `sync_dir` of both parents.
+    fn rename(&self, from: &str, to: &str) -> Result<()>;
+    /// Removes a file. Durable after `sync_dir` of the parent.
+    fn remove(&self, path: &str) -> Result<()>;
+    /// Names in a directory, sorted; empty if the directory does not exist.
+    fn list(&self, dir: &str) -> Result<Vec<String>>;
+    /// Creates a directory and its parents; fine if it exists. Durable after `sync_dir` of each new entry's parent.
+    fn create_dir(&self, dir: &str) -> Result<()>;
+    /// Makes a directory's entries durable. `""` is the root.
+    fn sync_dir(&self, dir: &str) -> Result<()>;
+    /// Takes the exclusive lock on `path` (created if absent) and writes `holder` into it; `Conflict` whose text names the
+    /// present holder if another process has it. Released when the returned guard is dropped or the process dies.
+    fn lock(&self, path: &str, holder: &str) -> Result<Box<dyn DiskLock>>;
+}
+
+/// An open file. Positional I/O only.
+pub trait DiskFile: Send + Sync {
+    /// Reads up to `buffer.len()` bytes at `offset`; 0 at the end. May be short.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
+    /// Writes up to `bytes.len()` bytes at `offset`, extending the file. May be short, never 0 for non-empty input.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<usize>;
+    /// Makes written bytes and the length durable (fdatasync).
+    fn sync_data(&self) -> Result<()>;
+    /// The length in bytes.
+    fn len(&self) -> Result<u64>;
+    /// Cuts or extends (with zeros) to `len` bytes.
+    fn set_len(&self, len: u64) -> Result<()>;
+    /// The path it was opened with, for errors.
+    fn path(&self) -> &str;
+}
+
+/// Held while the directory is ours.
+pub trait DiskLock: Send + Sync {}
+
+/// Reads exactly `buffer.len()` bytes at `offset`; an early end of file is `Corrupt` (the caller knew the length).
+pub fn read_exact_at(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> Result<()> {
+    let mut done = 0;
+    while done < buffer.len() {
+        let at = offset + done as u64;
+        let count = file.read_at(&mut buffer[done..], at)?;
+        if count == 0 {
+            return Err(Error::corrupt(file.path(), at, "the file ends early"));
+        }
+        done += count;
+    }
+    Ok(())
+}
+
+/// Writes all of `bytes` at `offset`.
+pub fn write_all_at(file: &dyn DiskFile, bytes: &[u8], offset: u64) -> Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let count = file.write_at(&bytes[done..], offset + done as u64)?;
+        assert!(count > 0 && count <= bytes.len() - done, "a write moves forward");
+        done += count;
+    }
+    Ok(())
+}
+
+/// The directory part of a relative path; `""` for a top-level name.
+pub fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(dir, _)| dir)
+}

@@ -1,0 +1,1 @@
+//! The disk of production: files under one directory.

@@ -1,0 +1,287 @@
+//! Open, propose, read: the main path, top to bottom.
+//!
+//! Invariants: nothing is acknowledged before the frame that holds it is durable; what `durable()` says may be read by
+//! anyone and never goes away; one process holds a data directory at a time.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    clock::{Clock, Random},
+    disk::Disk,
+    error::Result,
+    event::{Event, EventBody},
+    id::{ChainHash, LogId, ObjectId, Position, PushId, RepoId},
+    store::ObjectStore,
+};
+
+/// The outside world, handed in so that tests own it.
+pub struct Parts {
+    /// Files of the data directory (log, locks, markers).
+    pub disk: Arc<dyn Disk>,
+    /// Where packs live.
+    pub store: Arc<dyn ObjectStore>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub random: Arc<dyn Random>,
+}
+
+/// Settings of one opening.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Who we are, written into the lock for whoever is refused (pid, address).
+    pub holder: String,
+    /// A segment is sealed once it passes this many bytes.
+    pub segment_bytes: u64,
+    /// Bytes that proposals waiting for the writer may hold together.
+    pub queue_bytes_max: u64,
+}
+
+/// What a proposal needs to be true at its place in the log, decided by the one writer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Condition {
+    /// No live repository has this name.
+    NameFree {
+        /// First part of the name.
+        owner: String,
+        /// Second part of the name.
+        slug: String,
+    },
+    /// The repository exists and is not deleted.
+    RepoLive(RepoId),
+    /// The repository's settings were last written at this position.
+    RepoAt(RepoId, Position),
+    /// The branch has exactly this head (`None`: does not exist, and no branch name is a path prefix of the other).
+    RefIs {
+        /// Of which repository.
+        repo: RepoId,
+        /// Branch name.
+        name: String,
+        /// The head that was seen.
+        head: Option<ObjectId>,
+    },
+    /// The repository has no branch.
+    NoRefs(RepoId),
+    /// No snapshot or commit was delivered to the repository after this position.
+    NoRecordsSince(RepoId, Position),
+    /// Whether the repository has a release with this tag.
+    ReleaseExists {
+        /// Of which repository.
+        repo: RepoId,
+        /// The release's tag.
+        tag: String,
+        /// What must be so.
+        exists: bool,
+    },
+}
+
+/// Events to append together, wholly or not at all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proposal {
+    /// Idempotency key: the same id within the window gets the first answer.
+    pub push: PushId,
+    /// Fingerprint of the request: the same push id with another fingerprint is refused.
+    pub fingerprint: u64,
+    /// Who does it.
+    pub actor: String,
+    /// What must be true.
+    pub conditions: Vec<Condition>,
+    /// At least one.
+    pub events: Vec<EventBody>,
+}
+
+/// What became of a proposal.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Durable. `last` is the position of the proposal's last event; `repeated`: it was there before this call.
+    Done {
+        /// Position of the proposal's first event.
+        first: Position,
+        /// Position of the proposal's last event.
+        last: Position,
+        /// This push id had been appended before; nothing was written now.
+        repeated: bool,
+    },
+    /// Not appended, and never will be.
+    NotDone(Reason),
+    /// May or may not be in the log: propose again with the same push id after the engine was reopened.
+    Unknown(PushId),
+}
+
+/// Why a proposal was not appended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// This condition does not hold.
+    Condition(Condition),
+    /// A new branch name and an existing one are path prefixes of each other.
+    RefNameClash {
+        /// The branch that is in the way.
+        existing: String,
+    },
+    /// The push id was used with another request.
+    PushIdReused,
+    /// The queue is full; come back after this long.
+    Busy(Duration),
+    /// The encoded events pass a limit.
+    TooLarge {
+        /// What they would take.
+        bytes: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// No room on the disk; nothing was written.
+    Full,
+    /// The log is read-only: damaged in the middle, or a sync failed earlier.
+    ReadOnly(String),
+    /// The engine is shutting down.
+    Closed,
+}
+
+/// The durable end of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Durable {
+    /// Position of the last durable event; 0: the log is empty.
+    pub position: Position,
+    /// Chained hash after the group that holds it.
+    pub chain: ChainHash,
+}
+
+/// One group of events as committed: wholly durable. A follower sees groups only, in order, without gaps.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The events, positions dense and ascending; never empty.
+    pub events: Arc<[Event]>,
+    /// Chained hash after this group.
+    pub chain: ChainHash,
+}
+
+/// How the log's tail was found at open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Tail {
+    /// Every byte accounted for.
+    Clean,
+    /// An unfinished last group was cut.
+    Torn {
+        /// In which file.
+        file: String,
+        /// From which byte.
+        offset: u64,
+        /// Non-zero bytes that were cut (kept aside in `log/torn/`).
+        bytes: u64,
+    },
+    /// Something valid stands after damage: the log is read-only up to here.
+    Damaged {
+        /// In which file.
+        file: String,
+        /// At which byte.
+        offset: u64,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// What opening found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenReport {
+    /// The log's name.
+    pub log: LogId,
+    /// The end of the log.
+    pub durable: Durable,
+    /// How the tail was.
+    pub tail: Tail,
+    /// True if the last process did not close the log.
+    pub unclean: bool,
+    /// Bytes read to open.
+    pub bytes_read: u64,
+}
+
+/// The engine: one per data directory. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner;
+
+impl Engine {
+    /// Opens (or creates) the log under `parts.disk`, judges its tail, starts the writer.
+    ///
+    /// Errors: `Conflict` naming the holder if another process has the directory; `Corrupt` if the log cannot be read
+    /// at all (a newer format, a foreign log); damage in the middle is not an error but a read-only engine, see [`Tail`].
+    pub fn open(parts: Parts, options: Options) -> Result<(Engine, OpenReport)> {
+        let _ = (parts, options);
+        todo!()
+    }
+
+    /// Queues a proposal; `reply` is called once, from the writer's thread, when its outcome is known. Must not block.
+    pub fn propose(&self, proposal: Proposal, reply: Box<dyn FnOnce(Outcome) + Send>) {
+        let _ = (proposal, reply, &self.inner);
+        todo!()
+    }
+
+    /// Proposes and waits. For threads; async callers use [`Engine::propose`] with a channel.
+    pub fn propose_and_wait(&self, proposal: Proposal) -> Outcome {
+        let _ = proposal;
+        todo!()
+    }
+
+    /// The durable end of the log.
+    pub fn durable(&self) -> Durable {
+        todo!()
+    }
+
+    /// Position at which the repository's records (snapshots, commits) last grew, for [`Condition::NoRecordsSince`];
+    /// zero if never.
+    pub fn last_position_of(&self, repo: RepoId) -> Position {
+        let _ = repo;
+        todo!()
+    }
+
+    /// Groups from the one that holds `from` on. [`Follower::next`] waits for more.
+    pub fn follow(&self, from: Position) -> Result<Follower> {
+        let _ = from;
+        todo!()
+    }
+
+    /// Chained hash after the group that ends at `position`, or `None` if no group ends there (or it is beyond the end).
+    pub fn chain_at(&self, position: Position) -> Result<Option<ChainHash>> {
+        let _ = position;
+        todo!()
+    }
+
+    /// Where packs live.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        todo!()
+    }
+
+    /// Files of the data directory.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        todo!()
+    }
+
+    /// Time.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        todo!()
+    }
+
+    /// Randomness.
+    pub fn random(&self) -> &Arc<dyn Random> {
+        todo!()
+    }
+
+    /// Finishes queued proposals, writes the clean mark, releases the directory. Later proposals answer `Closed`.
+    pub fn shutdown(&self) -> Result<()> {
+        todo!()
+    }
+}
+
+/// Reads groups in order: from the segments while behind, from memory when at the tail.
+pub struct Follower;
+
+impl Follower {
+    /// The next group; `None` when `wait` passed without one or the engine closed.
+    pub fn next(&mut self, wait: Duration) -> Result<Option<Group>> {
+        let _ = wait;
+        todo!()
+    }
+}

@@ -1,0 +1,44 @@
+//! Every bound of the engine in one place. A refusal names the limit and its value.
+//!
+//! Invariants between bounds are const assertions at the end of this file.
+
+/// Largest encoded frame: header, events, padding.
+pub const FRAME_BYTES_MAX: u64 = 16 << 20;
+/// Largest sum of encoded events in one proposal (it may span several frames, written as one group).
+pub const PROPOSAL_BYTES_MAX: u64 = 64 << 20;
+/// Rows in one pack, hence in one objects event.
+pub const PACK_ROWS_MAX: usize = 65_536;
+/// A pack is closed once its body passes this.
+pub const PACK_BYTES_TARGET: u64 = 64 << 20;
+/// No pack is larger, except one that holds a single blob.
+pub const PACK_BYTES_MAX: u64 = 256 << 20;
+/// Largest blob.
+pub const BLOB_BYTES_MAX: u64 = 256 << 20;
+/// Largest payload of a snapshot or commit.
+pub const RECORD_BYTES_MAX: u64 = 32 << 20;
+/// Entries in one snapshot.
+pub const SNAPSHOT_ENTRIES_MAX: usize = 262_144;
+/// Bytes of one path in a snapshot.
+pub const PATH_BYTES_MAX: usize = 4_096;
+/// Bytes of a branch name.
+pub const REF_BYTES_MAX: usize = 255;
+/// Bytes of a commit message that an event repeats (the record holds all of it).
+pub const EVENT_MESSAGE_BYTES_MAX: usize = 4_096;
+/// A tail read of this many bytes finds a pack's table, or where it starts.
+pub const PACK_TAIL_BYTES: u64 = 256 << 10;
+/// Positions within which a repeated push id gets its first answer.
+pub const PUSH_ID_WINDOW: u64 = 1_000_000;
+/// Default size at which a log segment is sealed.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
+/// Proposals waiting for the writer; beyond this the answer is Busy.
+pub const WRITER_QUEUE_MAX: usize = 4_096;
+/// Nesting of a record's JSON.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// Frames waiting for one log follower; beyond this it reads from the segments instead.
+pub const FOLLOWER_QUEUE_MAX: usize = 256;
+
+const _: () = assert!(FRAME_BYTES_MAX <= PROPOSAL_BYTES_MAX);
+const _: () = assert!(PACK_BYTES_TARGET <= PACK_BYTES_MAX);
+const _: () = assert!(BLOB_BYTES_MAX <= PACK_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_ENTRIES_MAX as u64 * 32 <= FRAME_BYTES_MAX / 2);
+const _: () = assert!(PROPOSAL_BYTES_MAX <= SEGMENT_BYTES_DEFAULT * 2);

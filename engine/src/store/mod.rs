@@ -1,0 +1,73 @@
+//! The object store: where packs (later also sealed segments and log slots) live under keys.
+//!
+//! Invariants: a key is written once, create-if-absent, and never overwritten (F7); bytes are visible under their key only
+//! after they are durable; a staged upload that is dropped leaves nothing; no LIST on a hot path.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::{error::Result, id::PackId};
+
+pub mod directory;
+pub mod memory;
+
+/// A key: parts of `[a-z0-9._-]` with `/` between them. Built from hex ids only, never from user text.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct StoreKey(String);
+
+impl StoreKey {
+    /// `packs/<first two hex digits>/<pack id>.pack`
+    pub fn pack(id: PackId) -> StoreKey {
+        let hex = id.to_string();
+        StoreKey(format!("packs/{}/{hex}.pack", &hex[..2]))
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for StoreKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// What a conditional create found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Created {
+    /// The bytes are durable under the key, put there by this call.
+    New,
+    /// The key existed; nothing was written.
+    Existed,
+}
+
+/// Immutable bytes under keys.
+pub trait ObjectStore: Send + Sync {
+    /// Starts an upload that nobody can see before [`Staged::commit`].
+    fn stage(&self) -> Result<Box<dyn Staged>>;
+    /// Reads `len` bytes at `offset`; `NotFound` without the key, `Corrupt` when the object is shorter.
+    fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Result<Bytes>;
+    /// Size in bytes; `NotFound` without the key.
+    fn size(&self, key: &StoreKey) -> Result<u64>;
+    /// Removes a key; fine if it is not there.
+    fn delete(&self, key: &StoreKey) -> Result<()>;
+    /// All keys under a prefix of whole parts, sorted. For maintenance only.
+    fn list(&self, prefix: &str) -> Result<Vec<StoreKey>>;
+    /// Where the key's bytes are, for people and for `storage_uri` (`file:packs/…`, `s3://…`).
+    fn uri(&self, key: &StoreKey) -> String;
+    /// Removes what interrupted uploads left behind; called once at open. Returns how many.
+    fn sweep_staged(&self) -> Result<usize>;
+}
+
+/// An upload in progress. Dropping it without `commit` removes every trace.
+pub trait Staged: Send {
+    /// Appends bytes.
+    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+    /// Reads back what was appended, for verifiers and for bases of later entries.
+    fn read_back(&self, offset: u64, len: u64) -> Result<Bytes>;
+    /// Makes all of it durable and visible under `key`, if the key does not exist yet.
+    fn commit(self: Box<Self>, key: &StoreKey) -> Result<Created>;
+}
