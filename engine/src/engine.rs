@@ -230,8 +230,8 @@ impl Engine {
         todo!()
     }
 
-    /// Position at which the repository's records (snapshots, commits) last grew, for [`Condition::NoRecordsSince`];
-    /// zero if never.
+    /// Position of the repository's last event of any kind; zero if there is none. Readers who must see their own
+    /// writes wait until it is folded.
     pub fn last_position_of(&self, repo: RepoId) -> Position {
         let _ = repo;
         todo!()
