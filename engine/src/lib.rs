@@ -13,6 +13,7 @@ pub mod id;
 pub mod limits;
 pub mod object;
 pub mod pack;
+pub mod planted;
 pub mod store;
 
 pub use error::{Error, ErrorKind, Result};

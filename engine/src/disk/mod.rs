@@ -31,6 +31,7 @@ pub trait Disk: Send + Sync {
 }
 
 /// An open file. Positional I/O only.
+#[allow(clippy::len_without_is_empty, reason = "a length is asked for to check offsets, never for emptiness")]
 pub trait DiskFile: Send + Sync {
     /// Reads up to `buffer.len()` bytes at `offset`; 0 at the end. May be short.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;
@@ -77,4 +78,13 @@ pub fn write_all_at(file: &dyn DiskFile, bytes: &[u8], offset: u64) -> Result<()
 /// The directory part of a relative path; `""` for a top-level name.
 pub fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
+/// Refuses what could leave the root: absolute paths, empty parts, `.` and `..`. The root itself is `""`.
+fn check_path(path: &str) -> Result<()> {
+    let bad = |part: &str| part.is_empty() || part == "." || part == ".." || part.contains('\0');
+    if !path.is_empty() && path.split('/').any(bad) {
+        return Err(Error::invalid(format!("'{path}' is not a path below the disk's root")));
+    }
+    Ok(())
 }

@@ -1,0 +1,86 @@
+//! Known bugs that a test can plant, to prove that the fault tests would find them (FAULTS.md, T9).
+//!
+//! Invariants: without the feature `planted-bugs` nothing can be planted and [`is`] is a constant `false` that costs
+//! nothing; a planted bug lasts as long as its guard, and only one test of a process plants at a time.
+
+/// A bug of the kinds that storage systems ship with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum PlantedBug {
+    /// The directory is not synced after a segment was created or renamed.
+    SkipDirectorySync = 0,
+    /// A proposal is acknowledged before its frame is synced.
+    AckBeforeSync = 1,
+    /// Recovery does not check that a frame continues the chain of the frame before it.
+    WrongChainCheck = 2,
+    /// The projections' checkpoint is written outside the batch of its rows.
+    CheckpointOutsideBatch = 3,
+    /// A failed sync is tried again and its second answer believed.
+    RetriedFsync = 4,
+    /// An accepted append is given up when its caller goes away.
+    DropOnCancel = 5,
+    /// A push gets rows only for objects that no repository of the hub had.
+    RowsOnlyForObjectsNewToHub = 6,
+    /// The fold of an objects event writes no `object_refs`.
+    FoldForgetsObjectRefs = 7,
+    /// Recovery shows a tail to readers before it made it durable.
+    RecoveryExposesUnsyncedTail = 8,
+    /// Recovery takes damage in the middle for a torn tail and cuts what follows.
+    DamageTakenForTear = 9,
+    /// A pack's event is appended before the pack is durable.
+    EventBeforePack = 10,
+    /// Recovery keeps the whole frames of a group whose end is missing.
+    HalfGroupKept = 11,
+}
+
+/// True while `bug` is planted.
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub const fn is(_bug: PlantedBug) -> bool {
+    false
+}
+
+#[cfg(feature = "planted-bugs")]
+pub use planting::{Planted, is, plant};
+
+#[cfg(feature = "planted-bugs")]
+mod planting {
+    use std::sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    };
+
+    use super::PlantedBug;
+
+    // One set per process: the bug must reach the writer's thread, and guards keep tests apart.
+    static PLANTED: AtomicU32 = AtomicU32::new(0);
+    static PLANTING: Mutex<()> = Mutex::new(());
+
+    /// True while `bug` is planted.
+    pub fn is(bug: PlantedBug) -> bool {
+        PLANTED.load(SeqCst) & bit(bug) != 0
+    }
+
+    /// Plants `bug` for the whole process until the guard is dropped; waits for another test's guard.
+    #[must_use = "the bug is gone when the guard is dropped"]
+    pub fn plant(bug: PlantedBug) -> Planted {
+        let turn = PLANTING.lock().unwrap_or_else(PoisonError::into_inner);
+        PLANTED.store(bit(bug), SeqCst);
+        Planted { _turn: turn }
+    }
+
+    /// Keeps a bug planted.
+    pub struct Planted {
+        _turn: MutexGuard<'static, ()>,
+    }
+
+    impl Drop for Planted {
+        fn drop(&mut self) {
+            PLANTED.store(0, SeqCst);
+        }
+    }
+
+    fn bit(bug: PlantedBug) -> u32 {
+        1 << (bug as u8)
+    }
+}
