@@ -24,6 +24,14 @@ pub const PATH_BYTES_MAX: usize = 4_096;
 pub const REF_BYTES_MAX: usize = 255;
 /// Bytes of a commit message that an event repeats (the record holds all of it).
 pub const EVENT_MESSAGE_BYTES_MAX: usize = 4_096;
+/// Bytes of the text that names who brought an event.
+pub const ACTOR_BYTES_MAX: usize = 255;
+/// Bytes of a commit's time text (the client writes at most 32).
+pub const COMMITTED_AT_BYTES_MAX: usize = 128;
+/// Bytes of the branch name inside a commit record (the client allows 255 characters).
+pub const COMMIT_BRANCH_BYTES_MAX: usize = 1_024;
+/// Bytes of a commit's author.
+pub const AUTHOR_BYTES_MAX: usize = 1_024;
 /// A tail read of this many bytes finds a pack's table, or where it starts.
 pub const PACK_TAIL_BYTES: u64 = 256 << 10;
 /// Positions within which a repeated push id gets its first answer.

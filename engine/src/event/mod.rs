@@ -8,6 +8,7 @@ use bincode::{Decode, Encode};
 
 use crate::id::{Kind, ObjectId, PackId, Position, PushId, RecordHash, RepoId, TableHash, TokenHash, TokenId};
 
+mod check;
 pub mod codec;
 
 /// One fact with its place in the log.
