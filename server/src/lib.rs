@@ -1,1 +1,10 @@
-//! skeleton
+//! The hub on top of engine and projections: use cases, their HTTP surface, the command line.
+//!
+//! Follow one request: [`http`] names the route and the caller, [`hub`] decides who may and does the work, and
+//! [`http::error`] turns every refusal into a status and a text. Nothing here writes an index: it proposes events and
+//! reads views.
+
+pub mod http;
+pub mod hub;
+
+pub use hub::{Caller, Hub, HubError, Limits, Repo};

@@ -1,2 +1,2 @@
-//! skeleton
-fn main(){}
+//! The binary `reprise`.
+fn main() {}

@@ -1,0 +1,51 @@
+//! Who is asking: [`Caller`] from the `Authorization` header.
+//!
+//! A token is read from the header and nowhere else. A bad, expired or revoked one is 401 even where none is needed, so
+//! that a client with a stale token learns of it. The text of a token is hashed at once and never kept or logged.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::FromRequestParts,
+    http::{header, request::Parts},
+};
+
+use crate::hub::{Caller, Hub, HubError, Secret};
+
+impl FromRequestParts<Arc<Hub>> for Caller {
+    type Rejection = HubError;
+
+    async fn from_request_parts(parts: &mut Parts, hub: &Arc<Hub>) -> Result<Caller, HubError> {
+        let mut headers = parts.headers.get_all(header::AUTHORIZATION).iter();
+        let Some(value) = headers.next() else { return Ok(Caller::Anonymous) };
+        let text = value.to_str().ok().filter(|_| headers.next().is_none());
+        let token = text.and_then(bearer).ok_or_else(|| {
+            HubError::Unauthorized("the Authorization header is not of the form 'Bearer TOKEN'".to_owned())
+        })?;
+        hub.caller_of(Secret::new(token)).await
+    }
+}
+
+/// The token of a `Bearer` credential; the scheme's case does not matter.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= TOKEN_BYTES_MAX).then_some(token)
+}
+
+/// No longer text is hashed.
+const TOKEN_BYTES_MAX: usize = 4_096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bearer_credential_gives_a_token() {
+        assert_eq!(bearer("Bearer abc"), Some("abc"));
+        assert_eq!(bearer("bearer  abc "), Some("abc"));
+        for value in ["", "Bearer", "Bearer ", "Basic abc", "abc"] {
+            assert_eq!(bearer(value), None, "{value}");
+        }
+    }
+}

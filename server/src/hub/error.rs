@@ -1,0 +1,111 @@
+//! What can go wrong in a use case, by what the caller is told. [`crate::http::error`] is its one way to HTTP.
+//!
+//! The client shows 400 characters of a text: the essence comes first, and never a path of this machine.
+
+use std::time::Duration;
+
+use reprise_engine::{
+    Error, ErrorKind,
+    engine::Reason,
+    id::{ObjectId, PackId, PushId},
+};
+
+/// A refusal or a failure.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// No token where one is required, or a bad, expired or revoked one (401).
+    #[error("{0}")]
+    Unauthorized(String),
+    /// The caller may see it but not do this (403).
+    #[error("{0}")]
+    Forbidden(String),
+    /// Not there, or not for this caller's eyes (404).
+    #[error("{0}")]
+    NotFound(String),
+    /// The request cannot be decoded (400).
+    #[error("{0}")]
+    BadRequest(String),
+    /// The request decodes but says something that is not allowed (422).
+    #[error("{0}")]
+    Invalid(String),
+    /// A limit on bytes, named with its value (413).
+    #[error("{0}")]
+    TooLarge(String),
+    /// The state is another than the request assumes (409). On `push` this means "diverged" and nothing else.
+    #[error("{0}")]
+    Conflict(String),
+    /// Too many at once (429).
+    #[error("{message}")]
+    Busy {
+        /// When to come back.
+        retry_after: Duration,
+        /// What is full.
+        message: String,
+    },
+    /// Cannot be done now and had no effect (503).
+    #[error("{0}")]
+    Unavailable(String),
+    /// It may or may not have happened (503 with the push id).
+    #[error("the outcome of push {0} is not known: repeat the request with Idempotency-Key: {0}")]
+    Unknown(PushId),
+    /// The log's writer refused.
+    #[error("{}", reason_text(.0))]
+    NotAppended(Reason),
+    /// Stored bytes are not what was pushed (500).
+    #[error("object {object} is damaged in pack {pack}: its bytes are not served; push it again to heal it")]
+    Damaged {
+        /// Which object.
+        object: ObjectId,
+        /// Where it was read.
+        pack: PackId,
+    },
+    /// A fault of the server (500).
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl From<Error> for HubError {
+    fn from(error: Error) -> HubError {
+        match error.kind() {
+            ErrorKind::Invalid => HubError::Invalid(error.to_string()),
+            // A file that should be there is our fault, not a wrong question.
+            ErrorKind::NotFound if error.file().is_some() => HubError::Internal(error.to_string()),
+            ErrorKind::NotFound => HubError::NotFound(error.to_string()),
+            ErrorKind::Conflict => HubError::Conflict(error.to_string()),
+            ErrorKind::Busy(retry_after) => HubError::Busy { retry_after, message: error.to_string() },
+            ErrorKind::Unavailable | ErrorKind::Poisoned | ErrorKind::Full => HubError::Unavailable(error.to_string()),
+            // Without a push id there is nothing to ask again by.
+            ErrorKind::Unknown | ErrorKind::Corrupt => HubError::Internal(error.to_string()),
+        }
+    }
+}
+
+/// The writer's reason, for people.
+fn reason_text(reason: &Reason) -> String {
+    use reprise_engine::engine::Condition;
+    match reason {
+        Reason::Condition(Condition::NameFree { owner, slug }) => format!("{owner}/{slug} exists already"),
+        Reason::Condition(Condition::RepoLive(_)) => "the repository was deleted meanwhile".to_owned(),
+        Reason::Condition(Condition::RefIs { name, .. }) => format!("branch '{name}' moved meanwhile"),
+        Reason::Condition(Condition::ReleaseExists { tag, exists: true, .. }) => format!("there is no release {tag}"),
+        Reason::Condition(Condition::ReleaseExists { tag, exists: false, .. }) => {
+            format!("release {tag} exists already")
+        }
+        Reason::Condition(Condition::RepoAt(..) | Condition::NoRefs(_) | Condition::NoRecordsSince(..)) => {
+            "the repository changed meanwhile: try again".to_owned()
+        }
+        Reason::RefNameClash { existing } => {
+            format!(
+                "the branch name clashes with the existing branch '{existing}': neither may be a path prefix of the other"
+            )
+        }
+        Reason::PushIdReused => "this Idempotency-Key was used with another request".to_owned(),
+        Reason::Busy(_) => "the log's queue is full".to_owned(),
+        Reason::TooLarge { bytes, limit } => {
+            format!("the push takes {bytes} bytes of log, more than the limit of {limit}")
+        }
+        Reason::Full => "the disk is full: nothing was written".to_owned(),
+        Reason::ReadOnly(why) => format!("the log is read-only: {why}"),
+        Reason::Closed => "the server is shutting down".to_owned(),
+    }
+}

@@ -1,0 +1,134 @@
+//! Every bound on what a caller may send, ask for or hold. A refusal names the limit and its value.
+//!
+//! Defaults accept at least what the stock client sends (it retries nothing and splits little).
+
+use std::time::Duration;
+
+use reprise_engine::limits as engine;
+
+/// The bounds of one server. All configurable; [`Limits::default`] is what `serve` uses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Bytes of one answer to the stock client, which refuses more (64 MiB).
+    pub response_bytes_max: u64,
+    /// Bytes of a `push/objects` body.
+    pub objects_body_bytes_max: u64,
+    /// Bytes of a `push` body.
+    pub push_body_bytes_max: u64,
+    /// Bytes of a body that is a list of ids (`filter-objects`, `fetch`, `negotiate`, `presign`).
+    pub ids_body_bytes_max: u64,
+    /// Bytes of a JSON body (releases, admin) or a `tags` body.
+    pub json_body_bytes_max: u64,
+    /// A body beyond this goes to the spool directory instead of memory.
+    pub spool_threshold_bytes: u64,
+    /// Objects in one `push/objects`.
+    pub objects_per_request_max: usize,
+    /// Bytes of one blob.
+    pub blob_bytes_max: u64,
+    /// Commits in one push.
+    pub commits_per_push_max: usize,
+    /// Snapshots in one push.
+    pub snapshots_per_push_max: usize,
+    /// Paths in one snapshot.
+    pub snapshot_entries_max: usize,
+    /// Bytes of one snapshot or commit record.
+    pub record_bytes_max: u64,
+    /// Ids in one `filter-objects`.
+    pub filter_ids_max: usize,
+    /// Ids in one `presign`.
+    pub presign_ids_max: usize,
+    /// Wanted commits in one `fetch`.
+    pub fetch_want_max: usize,
+    /// Commits that a `fetch` says it has.
+    pub fetch_have_max: usize,
+    /// Want and have ids of one `negotiate`, each.
+    pub negotiate_ids_max: usize,
+    /// Commits that one walk (fast-forward check, fetch) may visit.
+    pub walk_commits_max: usize,
+    /// Objects in one fetch plan.
+    pub plan_objects_max: usize,
+    /// Missing objects that one refusal lists.
+    pub missing_listed_max: usize,
+    /// Branches of one repository.
+    pub refs_per_repo_max: usize,
+    /// Tags in one request.
+    pub tags_per_request_max: usize,
+    /// Entries in a release's changelog.
+    pub changelog_entries_max: usize,
+    /// Releases in one answer.
+    pub releases_listed_max: usize,
+    /// Bytes of a header block.
+    pub header_bytes_max: usize,
+    /// Blocking jobs at a time.
+    pub blocking_jobs_max: usize,
+    /// `fetch` requests worked on at a time.
+    pub fetches_max: usize,
+    /// `push` requests worked on at a time.
+    pub pushes_max: usize,
+    /// `push/objects` requests worked on at a time.
+    pub object_uploads_max: usize,
+    /// Requests waiting for each of the three above; beyond this the answer is 429 at once.
+    pub waiting_max: usize,
+    /// How long a request may wait for its turn before it is answered 503.
+    pub waiting_time_max: Duration,
+    /// Open connections.
+    pub connections_max: usize,
+    /// Requests per second and client address, averaged; 0: unlimited. Loopback addresses are exempt unless
+    /// `rate_limit_loopback`.
+    pub requests_per_second: u32,
+    /// Requests a client address may make at once before the average counts.
+    pub requests_burst: u32,
+    /// Whether the rate limit counts loopback addresses too.
+    pub rate_limit_loopback: bool,
+    /// How long a client may take to send its headers.
+    pub header_time_max: Duration,
+    /// How long a request body may stand still.
+    pub body_idle_max: Duration,
+    /// How long a shutdown waits for accepted requests.
+    pub shutdown_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            response_bytes_max: 64 << 20,
+            objects_body_bytes_max: 4 << 30,
+            push_body_bytes_max: 2 << 30,
+            ids_body_bytes_max: 256 << 20,
+            json_body_bytes_max: 4 << 20,
+            spool_threshold_bytes: 1 << 20,
+            objects_per_request_max: 10_000,
+            blob_bytes_max: engine::BLOB_BYTES_MAX,
+            commits_per_push_max: 200_000,
+            snapshots_per_push_max: 200_000,
+            snapshot_entries_max: engine::SNAPSHOT_ENTRIES_MAX,
+            record_bytes_max: engine::RECORD_BYTES_MAX,
+            filter_ids_max: 2_000_000,
+            presign_ids_max: 1_000_000,
+            fetch_want_max: 65_536,
+            fetch_have_max: 2_000_000,
+            negotiate_ids_max: 4_096,
+            walk_commits_max: 2_000_000,
+            plan_objects_max: 4_000_000,
+            missing_listed_max: 100,
+            refs_per_repo_max: 100_000,
+            tags_per_request_max: 10_000,
+            changelog_entries_max: 5_000,
+            releases_listed_max: 10_000,
+            header_bytes_max: 64 << 10,
+            blocking_jobs_max: 32,
+            fetches_max: 16,
+            pushes_max: 8,
+            object_uploads_max: 16,
+            waiting_max: 256,
+            waiting_time_max: Duration::from_secs(45),
+            connections_max: 4_096,
+            requests_per_second: 200,
+            requests_burst: 2_000,
+            rate_limit_loopback: false,
+            header_time_max: Duration::from_secs(30),
+            body_idle_max: Duration::from_secs(60),
+            shutdown_time_max: Duration::from_secs(30),
+        }
+    }
+}

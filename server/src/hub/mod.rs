@@ -1,0 +1,174 @@
+//! The hub: use cases between HTTP and the log.
+//!
+//! Invariants: nothing is written but through [`Hub::append`]; every read takes a view no older than the repository's
+//! last event; blocking work runs in [`Hub::blocking`], never on an async worker; a dropped caller leaves nothing half
+//! done, because a proposal is appended wholly or not at all.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use reprise_engine::{
+    clock::random16,
+    engine::{Engine, Outcome, Proposal},
+    event::Visibility,
+    id::{Position, PushId},
+};
+use reprise_projections::{Projections, RepoRow, RepoScope, View};
+use tokio::sync::{Semaphore, oneshot};
+
+pub mod access;
+pub mod error;
+pub mod limits;
+pub mod repos;
+pub mod secret;
+pub mod tokens;
+
+pub use access::Caller;
+pub use error::HubError;
+pub use limits::Limits;
+pub use secret::Secret;
+
+/// Everything a request needs. Shared as `Arc<Hub>`.
+pub struct Hub {
+    /// The log and the packs.
+    pub engine: Engine,
+    /// The read models.
+    pub projections: Projections,
+    /// Every bound on what callers may send, ask for or hold.
+    pub limits: Limits,
+    /// Where large request bodies wait; emptied at start.
+    pub spool_dir: PathBuf,
+    /// Creates unknown repositories on their owner's first push, with this visibility.
+    pub create_on_push: Option<Visibility>,
+    /// The local secret of the data directory: who has it is the operator.
+    pub operator: Secret,
+    blocking_jobs: Arc<Semaphore>,
+}
+
+/// What a hub is made of.
+pub struct HubParts {
+    /// The log and the packs.
+    pub engine: Engine,
+    /// The read models.
+    pub projections: Projections,
+    /// Bounds.
+    pub limits: Limits,
+    /// An existing directory for large request bodies.
+    pub spool_dir: PathBuf,
+    /// See [`Hub::create_on_push`].
+    pub create_on_push: Option<Visibility>,
+    /// See [`Hub::operator`].
+    pub operator: Secret,
+}
+
+/// A repository that the caller may use, as far as [`Hub::readable`] or [`Hub::writable`] said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Repo {
+    /// Its settings.
+    pub row: RepoRow,
+    /// The right to read its rows and bytes.
+    pub scope: RepoScope,
+}
+
+/// What was appended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Appended {
+    /// Position of the first event.
+    pub first: Position,
+    /// Position of the last event.
+    pub last: Position,
+    /// The same push id had been appended before; nothing was written now.
+    pub repeated: bool,
+}
+
+impl Hub {
+    /// A hub from its parts.
+    pub fn new(parts: HubParts) -> Hub {
+        let blocking_jobs = Arc::new(Semaphore::new(parts.limits.blocking_jobs_max));
+        let HubParts { engine, projections, limits, spool_dir, create_on_push, operator } = parts;
+        Hub { engine, projections, limits, spool_dir, create_on_push, operator, blocking_jobs }
+    }
+
+    /// Appends `proposal`, then waits (≤ 2 s) until it is folded, so that the caller reads its own write. Durable when this
+    /// returns `Ok`, folded or not.
+    ///
+    /// Errors: `NotAppended` with the writer's reason; `Unknown` when it may or may not be in the log.
+    pub async fn append(&self, proposal: Proposal) -> Result<Appended, HubError> {
+        let push = proposal.push;
+        let (reply, outcome) = oneshot::channel();
+        // A caller that went away is fine: the outcome stands in the log.
+        self.engine.propose(proposal, Box::new(move |outcome| drop(reply.send(outcome))));
+        let appended = match outcome.await {
+            Ok(Outcome::Done { first, last, repeated }) => Appended { first, last, repeated },
+            Ok(Outcome::NotDone(reason)) => return Err(HubError::NotAppended(reason)),
+            Ok(Outcome::Unknown(push)) => return Err(HubError::Unknown(push)),
+            Err(_) => return Err(HubError::Unknown(push)),
+        };
+        self.folded(appended.last, FOLD_AFTER_APPEND).await;
+        Ok(appended)
+    }
+
+    /// Runs blocking work (file and index I/O, hashing) on a thread of its own, at most `limits.blocking_jobs_max` at a
+    /// time. The job runs to its end even when the caller goes away.
+    pub async fn blocking<T, F>(&self, job: F) -> Result<T, HubError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, HubError> + Send + 'static,
+    {
+        let permit = Arc::clone(&self.blocking_jobs)
+            .acquire_owned()
+            .await
+            .map_err(|_| HubError::Unavailable("the server is shutting down".to_owned()))?;
+        let done = tokio::task::spawn_blocking(move || {
+            let result = job();
+            drop(permit);
+            result
+        });
+        done.await.map_err(|error| HubError::Internal(format!("a job died: {error}")))?
+    }
+
+    /// A short index read off the async workers. Takes no job permit, so that access checks pass while heavy jobs wait.
+    pub(crate) async fn read<T, F>(&self, job: F) -> Result<T, HubError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T, HubError> + Send + 'static,
+    {
+        tokio::task::spawn_blocking(job).await.map_err(|error| HubError::Internal(format!("a read died: {error}")))?
+    }
+
+    /// Waits until `position` is folded; false if `wait` passed first.
+    pub async fn folded(&self, position: Position, wait: Duration) -> bool {
+        if self.projections.folded().position >= position {
+            return true;
+        }
+        let (reply, folded) = oneshot::channel();
+        self.projections.when_folded(position, Box::new(move || drop(reply.send(()).ok())));
+        matches!(tokio::time::timeout(wait, folded).await, Ok(Ok(())))
+    }
+
+    /// A view that shows `position` at least; 503 when folding takes longer than 5 s.
+    pub async fn view_at(&self, position: Position) -> Result<View, HubError> {
+        if !self.folded(position, FOLD_BEFORE_READ).await {
+            let lag = self.projections.lag();
+            return Err(HubError::Unavailable(format!(
+                "the index is {} events behind the log; it is catching up, try again shortly",
+                lag.events
+            )));
+        }
+        Ok(self.projections.view())
+    }
+
+    /// A fresh push id.
+    pub fn random_push_id(&self) -> Result<PushId, HubError> {
+        Ok(PushId::from_random(random16(self.engine.random().as_ref())?))
+    }
+
+    /// Wall-clock time, milliseconds since 1970.
+    pub fn now_ms(&self) -> u64 {
+        self.engine.clock().now_ms()
+    }
+}
+
+/// How long an append waits for its own fold.
+const FOLD_AFTER_APPEND: Duration = Duration::from_secs(2);
+/// How long a read waits for its repository's last event.
+const FOLD_BEFORE_READ: Duration = Duration::from_secs(5);

@@ -1,0 +1,173 @@
+//! Repositories: create, list, show, update, delete.
+//!
+//! Invariants: a name is taken by the log's condition, never by a look at an index; a listing holds only what the caller
+//! may read; a new repository has no branches (a branch would make the first push "diverged").
+
+use reprise_engine::{
+    clock::random16,
+    engine::{Condition, Proposal},
+    event::{EventBody, RepoDeleted, RepoRecord, Scope, Visibility},
+    id::RepoId,
+    object::names,
+};
+use reprise_projections::RepoRow;
+
+use crate::hub::{Appended, Caller, Hub, HubError};
+
+/// What a new repository is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewRepo {
+    /// First part of its name.
+    pub owner: String,
+    /// Second part of its name.
+    pub slug: String,
+    /// The client's domain.
+    pub domain: String,
+    /// Empty: the first push decides.
+    pub default_branch: String,
+    /// Who may read it.
+    pub visibility: Visibility,
+}
+
+impl NewRepo {
+    /// A public repository of the domain `code`, its default branch open.
+    pub fn named(owner: &str, slug: &str) -> NewRepo {
+        NewRepo {
+            owner: owner.to_owned(),
+            slug: slug.to_owned(),
+            domain: DOMAIN_DEFAULT.to_owned(),
+            default_branch: String::new(),
+            visibility: Visibility::Public,
+        }
+    }
+}
+
+/// What changes about a repository; `None` stays.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RepoChange {
+    /// The client's domain.
+    pub domain: Option<String>,
+    /// The branch a clone checks out.
+    pub default_branch: Option<String>,
+    /// Who may read it.
+    pub visibility: Option<Visibility>,
+}
+
+impl Hub {
+    /// Creates a repository. The caller's right is checked by whoever calls (`Scope::Admin`, or `Write` on push).
+    ///
+    /// Errors: `Invalid` for a name outside the grammar; `NotAppended` when the name is taken.
+    pub(crate) async fn create_repo(&self, caller: &Caller, new: NewRepo) -> Result<RepoRecord, HubError> {
+        names::check_owner(&new.owner)?;
+        names::check_slug(&new.slug)?;
+        if OWNERS_RESERVED.contains(&new.owner.as_str()) {
+            return Err(HubError::Invalid(format!("the owner name '{}' is reserved for the server", new.owner)));
+        }
+        check_settings(&new.domain, &new.default_branch)?;
+        let record = RepoRecord {
+            repo: RepoId::from_random(random16(self.engine.random().as_ref())?),
+            owner: new.owner,
+            slug: new.slug,
+            domain: new.domain,
+            default_branch: new.default_branch,
+            visibility: new.visibility,
+            created_ms: self.now_ms(),
+        };
+        let free = Condition::NameFree { owner: record.owner.clone(), slug: record.slug.clone() };
+        self.append_as(caller, vec![free], EventBody::RepoCreated(record.clone())).await?;
+        Ok(record)
+    }
+
+    /// Repositories that the caller may read, in name order after `after`, at most `limit`.
+    pub async fn list_repos(
+        &self,
+        caller: &Caller,
+        after: Option<(String, String)>,
+        limit: usize,
+    ) -> Result<Vec<RepoRow>, HubError> {
+        let (view, caller) = (self.projections.view(), caller.clone());
+        self.read(move || {
+            let mut found: Vec<RepoRow> = Vec::new();
+            let mut after = after;
+            loop {
+                let page = view.repos(after.as_ref().map(|(o, s)| (o.as_str(), s.as_str())), LIST_PAGE)?;
+                let Some(last) = page.last() else { return Ok(found) };
+                after = Some((last.record.owner.clone(), last.record.slug.clone()));
+                let end = page.len() < LIST_PAGE;
+                found.extend(page.into_iter().filter(|row| caller.may_read(row)));
+                if found.len() >= limit || end {
+                    found.truncate(limit);
+                    return Ok(found);
+                }
+            }
+        })
+        .await
+    }
+
+    /// Changes a repository's settings.
+    pub async fn update_repo(
+        &self,
+        caller: &Caller,
+        owner: &str,
+        slug: &str,
+        change: RepoChange,
+    ) -> Result<RepoRecord, HubError> {
+        let (repo, _) = self.permitted(caller, owner, slug, Scope::Admin, false).await?;
+        let mut record = repo.row.record;
+        record.domain = change.domain.unwrap_or(record.domain);
+        record.default_branch = change.default_branch.unwrap_or(record.default_branch);
+        record.visibility = change.visibility.unwrap_or(record.visibility);
+        check_settings(&record.domain, &record.default_branch)?;
+        // On the settings that were read: two changes at once do not undo each other.
+        let unchanged = Condition::RepoAt(record.repo, repo.row.position);
+        self.append_as(caller, vec![unchanged], EventBody::RepoUpdated(record.clone())).await?;
+        Ok(record)
+    }
+
+    /// Deletes a repository and all that belongs to it. Its name is free again; its packs stay until collected.
+    pub async fn delete_repo(&self, caller: &Caller, owner: &str, slug: &str) -> Result<RepoRecord, HubError> {
+        let (repo, _) = self.permitted(caller, owner, slug, Scope::Admin, false).await?;
+        let record = repo.row.record;
+        let gone = RepoDeleted { repo: record.repo, owner: record.owner.clone(), slug: record.slug.clone() };
+        self.append_as(caller, vec![Condition::RepoLive(record.repo)], EventBody::RepoDeleted(gone)).await?;
+        Ok(record)
+    }
+
+    /// One event by `caller`, under a fresh push id.
+    pub(crate) async fn append_as(
+        &self,
+        caller: &Caller,
+        conditions: Vec<Condition>,
+        event: EventBody,
+    ) -> Result<Appended, HubError> {
+        let push = self.random_push_id()?;
+        self.append(Proposal { push, fingerprint: 0, actor: caller.actor(), conditions, events: vec![event] }).await
+    }
+}
+
+fn check_settings(domain: &str, default_branch: &str) -> Result<(), HubError> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    if domain.is_empty() || domain.len() > DOMAIN_BYTES_MAX || !domain.bytes().all(plain) {
+        return Err(HubError::Invalid(format!(
+            "a domain is 1 to {DOMAIN_BYTES_MAX} characters of a-z, 0-9, '-' and '_'"
+        )));
+    }
+    if default_branch.is_empty() {
+        return Ok(());
+    }
+    names::check_ref(default_branch)?;
+    if default_branch.contains('/') {
+        // The stock client cannot clone such a repository.
+        return Err(HubError::Invalid(
+            "a default branch may not contain '/': the client could not clone it".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+const DOMAIN_DEFAULT: &str = "code";
+const DOMAIN_BYTES_MAX: usize = 64;
+/// First path segments that are routes of the server.
+const OWNERS_RESERVED: [&str; 4] = ["api", "health", "ready", "metrics"];
+/// Rows that one step of a listing reads.
+const LIST_PAGE: usize = 512;
