@@ -88,3 +88,6 @@ fn check_path(path: &str) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod contract;
