@@ -1,1 +1,16 @@
-//! skeleton
+//! End-to-end, fault, format and style tests: the strict client model, the server as a process, workload and oracle.
+//!
+//! Nothing here is part of the product. The client model and the oracle share no code with what they judge.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_wrap,
+    clippy::disallowed_methods,
+    reason = "a test harness fails by panicking and touches files, clock and environment itself"
+)]
+
+pub mod client;
+pub mod fixtures;
