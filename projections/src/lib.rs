@@ -3,8 +3,15 @@
 //! Follow one event: [`projector`] takes a group from the log, each of [`models`] folds it into row changes, the store
 //! applies rows and checkpoint in one batch. Everything that serves reads through a [`View`].
 
+pub mod digest;
+pub mod dump;
+pub mod encoding;
+pub mod models;
 pub mod projections;
+pub mod store;
 pub mod view;
 
+pub use digest::Digest;
+pub use models::Model;
 pub use projections::{Checkpoint, Lag, Options, Projections, Status};
-pub use view::{CommitRow, RefRow, RepoRow, RepoScope, SnapshotRow, View};
+pub use view::{CommitRow, RefRow, ReleaseRow, RepoRow, RepoScope, SnapshotRow, TokenRow, View};

@@ -1,12 +1,23 @@
 //! Reads: everything that serves goes through a view, every read of a repository takes its scope.
+//!
+//! Invariants: a view never changes; no read crosses from one repository into another; an index miss is an answer, never
+//! a search; a repository with an event that could not be folded is `Unavailable` with the reason, never half served.
+use std::{collections::BTreeMap, sync::Arc};
+
 use reprise_engine::{
-    Result,
+    Error, ErrorKind, Result,
     event::{RepoRecord, TagRecord, TokenRecord, Visibility},
-    id::{Kind, ObjectId, PackId, Position, RepoId, TokenHash},
+    id::{ChainHash, Kind, ObjectId, PackId, Position, RepoId, TokenHash},
     pack::Location,
 };
 
-use crate::projections::Checkpoint;
+use crate::{
+    digest::{self, Digest},
+    dump,
+    models::{self, Model},
+    projections::Checkpoint,
+    store::Snapshot,
+};
 
 /// A repository's row.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -111,68 +122,98 @@ pub struct TokenRow {
     pub revoked: bool,
 }
 
-/// A consistent snapshot of all projections. `Error::Unavailable` naming the reason for a parked repository.
+/// Parked repositories and why. Shared: it only changes when one is added.
+pub(crate) type Parked = Arc<BTreeMap<RepoId, String>>;
+
+/// A consistent snapshot of all projections. `Error::Unavailable` naming the reason for a parked repository, and for
+/// every read while the projections have not yet caught up after a start.
 #[derive(Clone)]
-pub struct View;
+pub struct View {
+    content: Content,
+    checkpoint: Checkpoint,
+}
+
+#[derive(Clone)]
+enum Content {
+    Rows { snapshot: Arc<dyn Snapshot>, parked: Parked },
+    Unavailable(Arc<str>),
+}
 
 impl View {
+    /// A view of what `snapshot` holds.
+    pub fn of_snapshot(snapshot: Arc<dyn Snapshot>) -> Result<View> {
+        let parked = Arc::new(models::parked::list(&*snapshot)?);
+        let checkpoint = snapshot.checkpoint()?.unwrap_or(Checkpoint::START);
+        Ok(View::of(snapshot, parked, checkpoint))
+    }
+
+    pub(crate) fn of(snapshot: Arc<dyn Snapshot>, parked: Parked, checkpoint: Checkpoint) -> View {
+        View { content: Content::Rows { snapshot, parked }, checkpoint }
+    }
+
+    pub(crate) fn unavailable(reason: &str) -> View {
+        View { content: Content::Unavailable(reason.into()), checkpoint: Checkpoint::START }
+    }
+
     /// What it shows.
     pub fn checkpoint(&self) -> Checkpoint {
-        todo!()
+        self.checkpoint
     }
 
     /// A live repository by name.
     pub fn repo_by_name(&self, owner: &str, slug: &str) -> Result<Option<RepoRow>> {
-        let _ = (owner, slug);
-        todo!()
+        models::repos::by_name(self.rows()?, owner, slug)
     }
 
     /// A live repository by id.
     pub fn repo(&self, repo: RepoId) -> Result<Option<RepoRow>> {
-        let _ = repo;
-        todo!()
+        models::repos::get(self.rows()?, repo)
     }
 
     /// Live repositories in (owner, slug) order after `after`, at most `limit`.
     pub fn repos(&self, after: Option<(&str, &str)>, limit: usize) -> Result<Vec<RepoRow>> {
-        let _ = (after, limit);
-        todo!()
+        models::repos::list(self.rows()?, after, limit)
     }
 
     /// All branches, by name.
     pub fn refs(&self, scope: RepoScope) -> Result<Vec<RefRow>> {
-        let _ = scope;
-        todo!()
+        models::refs::list(self.rows_of(scope)?, scope.0)
     }
 
     /// One branch.
     pub fn reference(&self, scope: RepoScope, name: &str) -> Result<Option<RefRow>> {
-        let _ = (scope, name);
-        todo!()
+        models::refs::get(self.rows_of(scope)?, scope.0, name)
     }
 
     /// Whether the repository has the object (delivered to it and not condemned since).
     pub fn has(&self, scope: RepoScope, kind: Kind, id: ObjectId) -> Result<bool> {
-        let _ = (scope, kind, id);
-        todo!()
+        Ok(self.missing(scope, kind, &[id])?.is_empty())
     }
 
     /// Those of `ids` (ascending, distinct) that the repository does not have, ascending.
+    ///
+    /// An object counts as there only with both its rows: the proof in `object_refs` and a place that is not condemned.
     pub fn missing(&self, scope: RepoScope, kind: Kind, ids: &[ObjectId]) -> Result<Vec<ObjectId>> {
-        let _ = (scope, kind, ids);
-        todo!()
+        let rows = self.rows_of(scope)?;
+        let mut unproven = models::object_refs::missing(rows, scope.0, kind, ids)?.into_iter().peekable();
+        let mut missing = Vec::new();
+        models::mpack_index::locate_all(rows, scope.0, kind, ids, &mut |id, location| {
+            if unproven.next_if_eq(&id).is_some() || location.is_none() {
+                missing.push(id);
+            }
+            Ok(())
+        })?;
+        Ok(missing)
     }
 
     /// Position of the event that proves the object belongs to the repository.
     pub fn proof(&self, scope: RepoScope, kind: Kind, id: ObjectId) -> Result<Option<Position>> {
-        let _ = (scope, kind, id);
-        todo!()
+        models::object_refs::get(self.rows_of(scope)?, scope.0, kind, id)
     }
 
     /// Where the object is: the latest row that is not condemned.
     pub fn locate(&self, scope: RepoScope, kind: Kind, id: ObjectId) -> Result<Option<Location>> {
-        let _ = (scope, kind, id);
-        todo!()
+        models::mpack_index::locate(self.rows_of(scope)?, scope.0, kind, id)
     }
 
     /// Calls `each` for every one of `ids` (ascending, distinct), in order, with its location if the repository has it:
@@ -184,60 +225,90 @@ impl View {
         ids: &[ObjectId],
         each: &mut dyn FnMut(ObjectId, Option<Location>) -> Result<()>,
     ) -> Result<()> {
-        let _ = (scope, kind, ids, each);
-        todo!()
+        models::mpack_index::locate_all(self.rows_of(scope)?, scope.0, kind, ids, each)
     }
 
     /// A commit's row.
     pub fn commit(&self, scope: RepoScope, id: ObjectId) -> Result<Option<CommitRow>> {
-        let _ = (scope, id);
-        todo!()
+        models::commits::get(self.rows_of(scope)?, scope.0, id)
     }
 
     /// The blob ids that a commit adds, appended to `into` ascending.
     pub fn commit_adds(&self, scope: RepoScope, id: ObjectId, into: &mut Vec<ObjectId>) -> Result<()> {
-        let _ = (scope, id, into);
-        todo!()
+        models::commits::adds(self.rows_of(scope)?, scope.0, id, into)
     }
 
     /// A snapshot's row.
     pub fn snapshot(&self, scope: RepoScope, id: ObjectId) -> Result<Option<SnapshotRow>> {
-        let _ = (scope, id);
-        todo!()
+        models::snapshots::get(self.rows_of(scope)?, scope.0, id)
     }
 
     /// All tags, by label.
     pub fn tags(&self, scope: RepoScope) -> Result<Vec<TagRecord>> {
-        let _ = scope;
-        todo!()
+        models::tags::list(self.rows_of(scope)?, scope.0)
     }
 
     /// All releases, newest first.
     pub fn releases(&self, scope: RepoScope) -> Result<Vec<ReleaseRow>> {
-        let _ = scope;
-        todo!()
+        models::releases::list(self.rows_of(scope)?, scope.0)
     }
 
     /// One release.
     pub fn release(&self, scope: RepoScope, tag: &str) -> Result<Option<ReleaseRow>> {
-        let _ = (scope, tag);
-        todo!()
+        models::releases::get(self.rows_of(scope)?, scope.0, tag)
     }
 
     /// A token by the hash of its secret.
     pub fn token(&self, hash: TokenHash) -> Result<Option<TokenRow>> {
-        let _ = hash;
-        todo!()
+        models::tokens::get(self.rows()?, hash)
     }
 
     /// All tokens, by id.
     pub fn tokens(&self) -> Result<Vec<TokenRow>> {
-        todo!()
+        models::tokens::list(self.rows()?)
     }
 
-    /// Where a pack's bytes are.
+    /// Where a pack's bytes are: its key in the object store, or where an event moved it; `None` if it is retired or no
+    /// event names it.
     pub fn storage_uri(&self, pack: PackId) -> Result<Option<String>> {
-        let _ = pack;
-        todo!()
+        Ok(models::storage_uri::get(self.rows()?, pack)?.and_then(|place| place.uri))
     }
+
+    /// Parked repositories and why.
+    pub fn parked(&self) -> Result<&BTreeMap<RepoId, String>> {
+        match &self.content {
+            Content::Rows { parked, .. } => Ok(parked),
+            Content::Unavailable(reason) => Err(Error::new(ErrorKind::Unavailable, reason.as_ref())),
+        }
+    }
+
+    /// The fingerprint of all logical rows: scans everything.
+    pub fn digest(&self) -> Result<Digest> {
+        digest::of_snapshot(self.rows()?, self.checkpoint.position)
+    }
+
+    /// Calls `each` with every logical row of a projection as JSON for people, in key order.
+    pub fn dump(&self, model: Model, each: &mut dyn FnMut(serde_json::Value) -> Result<()>) -> Result<()> {
+        dump::dump(self.rows()?, model, each)
+    }
+
+    fn rows(&self) -> Result<&dyn Snapshot> {
+        match &self.content {
+            Content::Rows { snapshot, .. } => Ok(&**snapshot),
+            Content::Unavailable(reason) => Err(Error::new(ErrorKind::Unavailable, reason.as_ref())),
+        }
+    }
+
+    fn rows_of(&self, scope: RepoScope) -> Result<&dyn Snapshot> {
+        if let Some(reason) = self.parked()?.get(&scope.0) {
+            let text = format!("repository {} is parked: {reason}", scope.0);
+            return Err(Error::new(ErrorKind::Unavailable, text));
+        }
+        self.rows()
+    }
+}
+
+impl Checkpoint {
+    /// Before the first event.
+    pub const START: Checkpoint = Checkpoint { position: Position::ZERO, chain: ChainHash([0; 32]) };
 }
