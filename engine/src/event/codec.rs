@@ -236,3 +236,6 @@ const DECODE_BYTES_MAX: usize = 64 << 20;
 // An element takes at most 32 times its encoded bytes in memory (an empty string: 1 byte encoded, 24 in memory).
 const _: () = assert!(SMALL_EVENT_BYTES_MAX * 32 <= SMALL_DECODE_BYTES_MAX);
 const _: () = assert!(DECODE_BYTES_MAX as u64 >= 4 * FRAME_BYTES_MAX);
+
+#[cfg(test)]
+mod tests;
