@@ -221,6 +221,7 @@ const DIGITS: [u8; 256] = {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -236,5 +237,29 @@ mod tests {
         for text in ["", "5891", "sha256:", &"A".repeat(64), &"g".repeat(64), &"0".repeat(65), "sha512:00"] {
             assert!(text.parse::<ObjectId>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn inside_records_an_id_has_no_prefix() {
+        let text = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+        assert_eq!(ObjectId(parse_bare_hex32(text).unwrap()).to_string(), text);
+        for text in [format!("sha256:{text}"), text.replace('f', "F"), "ü".repeat(32), text[1..].to_owned()] {
+            assert!(parse_bare_hex32(&text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sixteen_byte_ids_are_uuids() {
+        let id = RepoId::from_random([0xff; 16]);
+        assert_eq!(id.to_string(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(id.to_string().parse::<RepoId>().unwrap(), id);
+        assert!("".parse::<PushId>().is_err());
+    }
+
+    #[test]
+    fn a_kind_is_its_stored_byte_and_nothing_else_is_a_kind() {
+        let found: Vec<Kind> = (0..=u8::MAX).filter_map(Kind::from_byte).collect();
+        assert_eq!(found, [Kind::Blob, Kind::Snapshot, Kind::Commit]);
+        assert!(found.iter().all(|kind| Kind::from_byte(kind.byte()) == Some(*kind)));
     }
 }
