@@ -14,3 +14,7 @@
 
 pub mod client;
 pub mod fixtures;
+pub mod oracle;
+pub mod seeds;
+pub mod server_process;
+pub mod workload;
