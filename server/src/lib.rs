@@ -6,5 +6,6 @@
 
 pub mod http;
 pub mod hub;
+pub mod telemetry;
 
 pub use hub::{Caller, Hub, HubError, Limits, Repo};

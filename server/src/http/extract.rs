@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::FromRequestParts,
+    extract::{FromRequest, FromRequestParts, Request},
     http::{header, request::Parts},
 };
+use serde::de::DeserializeOwned;
 
 use crate::hub::{Caller, Hub, HubError, Secret};
 
@@ -23,6 +24,29 @@ impl FromRequestParts<Arc<Hub>> for Caller {
             HubError::Unauthorized("the Authorization header is not of the form 'Bearer TOKEN'".to_owned())
         })?;
         hub.caller_of(Secret::new(token)).await
+    }
+}
+
+/// A JSON body; what does not decode is 400, what decodes to something else is 422, both in words.
+pub struct JsonBody<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Hub>> for JsonBody<T> {
+    type Rejection = HubError;
+
+    async fn from_request(request: Request, hub: &Arc<Hub>) -> Result<JsonBody<T>, HubError> {
+        let max = usize::try_from(hub.limits.json_body_bytes_max).unwrap_or(usize::MAX);
+        let body = http_body_util::Limited::new(request.into_body(), max);
+        let bytes = match http_body_util::BodyExt::collect(body).await {
+            Ok(collected) => collected.to_bytes(),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                return Err(HubError::TooLarge(format!("the body is larger than the limit of {max} bytes")));
+            }
+            Err(error) => return Err(HubError::BadRequest(format!("the body ended early: {error}"))),
+        };
+        serde_json::from_slice(&bytes).map(JsonBody).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => HubError::Invalid(format!("the body says something else: {error}")),
+            _ => HubError::BadRequest(format!("the body is not JSON: {error}")),
+        })
     }
 }
 

@@ -4,16 +4,25 @@
 //! last event; blocking work runs in [`Hub::blocking`], never on an async worker; a dropped caller leaves nothing half
 //! done, because a proposal is appended wholly or not at all.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use reprise_engine::{
     clock::random16,
-    engine::{Engine, Outcome, Proposal},
+    engine::{Engine, OpenReport, Outcome, Proposal},
     event::Visibility,
     id::{Position, PushId},
 };
 use reprise_projections::{Projections, RepoRow, RepoScope, View};
 use tokio::sync::{Semaphore, oneshot};
+
+use crate::http::health::Advance;
 
 pub mod access;
 pub mod error;
@@ -21,6 +30,7 @@ pub mod limits;
 pub mod repos;
 pub mod secret;
 pub mod tokens;
+pub mod verify;
 
 pub use access::Caller;
 pub use error::HubError;
@@ -41,6 +51,11 @@ pub struct Hub {
     pub create_on_push: Option<Visibility>,
     /// The local secret of the data directory: who has it is the operator.
     pub operator: Secret,
+    /// How the log was found at open, when this process opened it.
+    pub opened: Option<OpenReport>,
+    /// When the projections were last seen to advance, for `/health`.
+    pub(crate) advance: Advance,
+    closing: AtomicBool,
     blocking_jobs: Arc<Semaphore>,
 }
 
@@ -85,7 +100,24 @@ impl Hub {
     pub fn new(parts: HubParts) -> Hub {
         let blocking_jobs = Arc::new(Semaphore::new(parts.limits.blocking_jobs_max));
         let HubParts { engine, projections, limits, spool_dir, create_on_push, operator } = parts;
-        Hub { engine, projections, limits, spool_dir, create_on_push, operator, blocking_jobs }
+        Hub {
+            engine,
+            projections,
+            limits,
+            spool_dir,
+            create_on_push,
+            operator,
+            opened: None,
+            advance: Advance::default(),
+            closing: AtomicBool::new(false),
+            blocking_jobs,
+        }
+    }
+
+    /// The same hub, knowing how its log was found at open.
+    #[must_use]
+    pub fn with_report(self, opened: OpenReport) -> Hub {
+        Hub { opened: Some(opened), ..self }
     }
 
     /// Appends `proposal`, then waits (≤ 2 s) until it is folded, so that the caller reads its own write. Durable when this
@@ -141,7 +173,7 @@ impl Hub {
             return true;
         }
         let (reply, folded) = oneshot::channel();
-        self.projections.when_folded(position, Box::new(move || drop(reply.send(()).ok())));
+        self.projections.when_folded(position, Box::new(move || _ = reply.send(()).is_ok()));
         matches!(tokio::time::timeout(wait, folded).await, Ok(Ok(())))
     }
 
@@ -155,6 +187,16 @@ impl Hub {
             )));
         }
         Ok(self.projections.view())
+    }
+
+    /// Tells endless answers (a followed log) to end; the first step of a shutdown.
+    pub fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Whether a shutdown has begun.
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
     }
 
     /// A fresh push id.

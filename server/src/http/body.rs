@@ -1,0 +1,125 @@
+//! A request's body on its way to a handler, and what is left of it afterwards.
+//!
+//! Invariants: a body that stands still for longer than the limit is an error, so that a silent client holds nothing for
+//! ever; what a handler leaves unread goes back to the connection, which drains it before it answers: a client that is
+//! still sending when the connection closes reports a broken pipe instead of the answer.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::BoxError;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+use crate::http::heartbeat::Pulse;
+
+/// The body as handlers see it.
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    rest: Arc<Rest>,
+    pulse: Arc<Pulse>,
+    idle_max: Duration,
+    idle: Option<Pin<Box<Sleep>>>,
+}
+
+/// Where an unread body goes.
+#[derive(Default)]
+pub struct Rest {
+    unread: Mutex<Option<Incoming>>,
+    /// Someone asked for the first byte: a client that waits for `100 Continue` has got it.
+    begun: AtomicBool,
+}
+
+impl RequestBody {
+    /// Wraps `incoming`; `pulse` is told when it ends.
+    pub fn new(incoming: Incoming, pulse: Arc<Pulse>, idle_max: Duration) -> (RequestBody, Arc<Rest>) {
+        let rest = Arc::new(Rest::default());
+        if incoming.is_end_stream() {
+            pulse.request_read();
+        }
+        let body = RequestBody { incoming: Some(incoming), rest: Arc::clone(&rest), pulse, idle_max, idle: None };
+        (body, rest)
+    }
+
+    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, BoxError>> {
+        let idle_max = self.idle_max;
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(idle_max)));
+        match idle.as_mut().poll(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => {
+                let text = format!("the request body stood still for {} s, which is the limit", idle_max.as_secs());
+                Poll::Ready(Err(text.into()))
+            }
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let Some(incoming) = this.incoming.as_mut() else { return Poll::Ready(None) };
+        this.rest.begun.store(true, Ordering::Relaxed);
+        let frame = Pin::new(incoming).poll_frame(cx);
+        match frame {
+            Poll::Pending => this.poll_idle(cx).map(Some),
+            Poll::Ready(frame) => {
+                this.idle = None;
+                if frame.is_none() || this.incoming.as_ref().is_some_and(Body::is_end_stream) {
+                    this.pulse.request_read();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(incoming) = self.incoming.take().filter(|body| !body.is_end_stream()) {
+            *self.rest.unread.lock().unwrap_or_else(PoisonError::into_inner) = Some(incoming);
+        }
+    }
+}
+
+impl Rest {
+    /// Reads and forgets what the handler left, up to `bytes_max` bytes and [`DRAIN_TIME_MAX`]. Does nothing for a client
+    /// that still waits for `100 Continue`: it has sent nothing.
+    pub async fn drain(&self, waits_for_continue: bool, bytes_max: u64, idle_max: Duration) {
+        let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut unread) = unread.filter(|_| !waits_for_continue || self.begun.load(Ordering::Relaxed)) else {
+            return;
+        };
+        let until = Instant::now() + DRAIN_TIME_MAX;
+        let mut drained: u64 = 0;
+        while let Ok(Some(Ok(frame))) = timeout(idle_max, unread.frame()).await {
+            drained += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if drained > bytes_max || Instant::now() > until {
+                return;
+            }
+        }
+    }
+}
+
+/// The client gives a body 60 s to be accepted; it is not worth reading on after that.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(60);

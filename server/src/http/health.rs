@@ -1,0 +1,173 @@
+//! Probes: `/health` (advancing or explained), `/ready` (caught up), `/metrics`.
+//!
+//! A server that stands still without a reason is unhealthy; one that is busy says with what.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use metrics::gauge;
+use reprise_engine::engine::Tail;
+use reprise_projections::Status;
+use serde_json::{Value, json};
+use tokio::time::{Duration, Instant};
+
+use crate::{hub::Hub, telemetry};
+
+/// `GET /health`: 200 while the log is whole and the projections advance or say why not.
+pub async fn health(State(hub): State<Arc<Hub>>) -> Response {
+    let status = hub.projections.status();
+    let problem = problem(&hub, &status);
+    let code = if problem.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let body = json!({
+        "ok": problem.is_none(),
+        "detail": problem.unwrap_or_else(|| "well".to_owned()),
+        "durable": hub.engine.durable().position.0,
+        "projections": status,
+    });
+    (code, Json(body)).into_response()
+}
+
+/// `GET /ready`: 503 with the progress until the projections are caught up.
+pub async fn ready(State(hub): State<Arc<Hub>>) -> Response {
+    let status = hub.projections.status();
+    let ready = is_ready(&status);
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = json!({
+        "ready": ready,
+        "detail": if ready { "ready".to_owned() } else { waiting_for(&status) },
+        "position": status.position,
+        "durable": status.durable,
+        "rebuild_done": status.rebuild_done,
+        "rebuild_total": status.rebuild_total,
+    });
+    let mut response = (code, Json(body)).into_response();
+    if !ready {
+        response.headers_mut().insert(header::RETRY_AFTER, axum::http::HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// `GET /metrics`: Prometheus text.
+pub async fn metrics(State(hub): State<Arc<Hub>>) -> Response {
+    let (status, lag) = (hub.projections.status(), hub.projections.lag());
+    // A gauge is a float; positions beyond 2^53 lose their last digits here and nowhere else.
+    #[allow(clippy::cast_precision_loss)]
+    let float = |count: u64| count as f64;
+    gauge!("reprise_log_position").set(float(status.durable));
+    gauge!("reprise_projections_position").set(float(status.position));
+    gauge!("reprise_projections_lag_events").set(float(lag.events));
+    gauge!("reprise_projections_lag_seconds").set(lag.seconds);
+    gauge!("reprise_projections_parked_repositories").set(float(status.parked));
+    gauge!("reprise_projections_possible_loss").set(f64::from(u8::from(status.possible_loss)));
+    let text = telemetry::metrics().render();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// Everything about the log and the projections, for `reprise status`.
+pub fn describe(hub: &Hub) -> Value {
+    let (status, lag) = (hub.projections.status(), hub.projections.lag());
+    let durable = hub.engine.durable();
+    let problem = problem(hub, &status);
+    let opened = hub.opened.as_ref().map(|report| {
+        json!({
+            "log": report.log.to_string(),
+            "tail": tail_text(&report.tail),
+            "unclean": report.unclean,
+            "bytes_read": report.bytes_read,
+        })
+    });
+    json!({
+        "ok": problem.is_none(),
+        "detail": problem.unwrap_or_else(|| "well".to_owned()),
+        "ready": is_ready(&status),
+        "durable": durable.position.0,
+        "chain": durable.chain.to_string(),
+        "lag_events": lag.events,
+        "lag_seconds": lag.seconds,
+        "projections": status,
+        "opened": opened,
+    })
+}
+
+fn is_ready(status: &Status) -> bool {
+    status.state == "ready" || (status.state != "stopped" && status.position >= status.durable)
+}
+
+fn waiting_for(status: &Status) -> String {
+    let progress = match (status.rebuild_done, status.rebuild_total) {
+        (Some(done), Some(total)) => format!("{done} of {total} events"),
+        _ => format!("{} of {} events", status.position, status.durable),
+    };
+    let because = if status.reason.is_empty() { String::new() } else { format!(": {}", status.reason) };
+    format!("{} ({progress}){because}", status.state)
+}
+
+/// What is wrong, if something is.
+fn problem(hub: &Hub, status: &Status) -> Option<String> {
+    if let Some(Tail::Damaged { .. }) = hub.opened.as_ref().map(|report| &report.tail) {
+        return hub.opened.as_ref().map(|report| format!("the log is read-only: {}", tail_text(&report.tail)));
+    }
+    if status.possible_loss {
+        return Some(format!("the log may have lost events that an index had: {}", status.reason));
+    }
+    if status.state == "stopped" {
+        return Some(format!("the projections have stopped: {}", status.reason));
+    }
+    stalled(hub, status).then(|| format!("the projections do not advance beyond {}", status.position))
+}
+
+/// Behind, without a reason, and where they were [`STALL`] ago.
+fn stalled(hub: &Hub, status: &Status) -> bool {
+    hub.advance.stalled(status.position, status.durable, status.state == "ready" && status.reason.is_empty())
+}
+
+/// When the projections were last seen to advance.
+#[derive(Default)]
+pub struct Advance(Mutex<Option<(u64, Instant)>>);
+
+impl Advance {
+    fn stalled(&self, position: u64, durable: u64, unexplained: bool) -> bool {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match *seen {
+            Some((at, since)) if at == position && position < durable => unexplained && since.elapsed() > STALL,
+            _ => {
+                *seen = Some((position, Instant::now()));
+                false
+            }
+        }
+    }
+}
+
+fn tail_text(tail: &Tail) -> String {
+    match tail {
+        Tail::Clean => "clean".to_owned(),
+        Tail::Torn { file, offset, bytes } => {
+            format!("torn: {bytes} bytes of an unfinished group were cut from {file} at {offset}")
+        }
+        Tail::Damaged { file, offset, message } => format!("damaged: {file} at byte {offset}: {message}"),
+    }
+}
+
+/// How long projections may stand still with work before them.
+const STALL: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn standing_still_behind_the_log_is_a_stall_only_after_a_while_and_without_a_reason() {
+        let advance = Advance::default();
+        assert!(!advance.stalled(1, 5, true));
+        tokio::time::advance(STALL + Duration::from_secs(1)).await;
+        assert!(!advance.stalled(1, 5, false), "explained");
+        assert!(advance.stalled(1, 5, true));
+        assert!(!advance.stalled(2, 5, true), "advancing");
+        assert!(!advance.stalled(2, 2, true), "at the end");
+    }
+}

@@ -1,0 +1,233 @@
+//! Admission: how many heavy requests are worked on, how many may wait, how often one client may ask.
+//!
+//! Invariants: a refusal comes before the first byte of an answer and names the limit and when to come back; what waits
+//! is bounded (F13); a place is held until the answer's last byte is written; loopback clients are not rated unless
+//! configured, and the stock client's four parallel uploads never meet a limit on an idle server.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
+
+use crate::hub::{HubError, Limits};
+
+/// The places of one server.
+pub struct Admission {
+    fetches: Gate,
+    pushes: Gate,
+    uploads: Gate,
+    rates: Option<Rates>,
+}
+
+impl Admission {
+    /// As `limits` say.
+    pub fn new(limits: &Limits) -> Admission {
+        let gate = |name, places| Gate::new(name, places, limits.waiting_max, limits.waiting_time_max);
+        Admission {
+            fetches: gate("fetch", limits.fetches_max),
+            pushes: gate("push", limits.pushes_max),
+            uploads: gate("push/objects", limits.object_uploads_max),
+            rates: (limits.requests_per_second > 0).then(|| Rates::new(limits)),
+        }
+    }
+
+    /// A place for a request on `route`, if the route is one that needs it.
+    pub async fn enter(&self, route: &str) -> Result<Option<Place>, HubError> {
+        let gate = match route {
+            "/{owner}/{slug}/fetch" => &self.fetches,
+            "/{owner}/{slug}/push" => &self.pushes,
+            "/{owner}/{slug}/push/objects" => &self.uploads,
+            _ => return Ok(None),
+        };
+        gate.enter().await.map(Some)
+    }
+
+    /// Counts a request of `client`; `Busy` when it asks too often.
+    pub fn rate(&self, client: IpAddr) -> Result<(), HubError> {
+        self.rates.as_ref().map_or(Ok(()), |rates| rates.count(client, Instant::now()))
+    }
+}
+
+/// A place among the requests that are worked on. Dropped: free.
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A bounded number of places with a bounded queue before them.
+struct Gate {
+    name: &'static str,
+    places: usize,
+    free: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    waiting_max: usize,
+    wait: Duration,
+}
+
+impl Gate {
+    fn new(name: &'static str, places: usize, waiting_max: usize, wait: Duration) -> Gate {
+        let free = Arc::new(Semaphore::new(places));
+        Gate { name, places, free, waiting: AtomicUsize::new(0), waiting_max, wait }
+    }
+
+    async fn enter(&self) -> Result<Place, HubError> {
+        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+            return Ok(Place { _permit: permit });
+        }
+        let Some(_turn) = Turn::take(&self.waiting, self.waiting_max) else {
+            return Err(HubError::Busy {
+                retry_after: RETRY_FULL,
+                message: format!(
+                    "{} {} requests are being worked on and {} are waiting, which is the limit",
+                    self.places, self.name, self.waiting_max
+                ),
+            });
+        };
+        match timeout(self.wait, Arc::clone(&self.free).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Place { _permit: permit }),
+            _ => Err(HubError::Unavailable(format!(
+                "no place for a {} request became free within {} s ({} at a time)",
+                self.name,
+                self.wait.as_secs(),
+                self.places
+            ))),
+        }
+    }
+}
+
+/// One of the waiting; given back on drop, so that a client that goes away leaves the queue.
+struct Turn<'a>(&'a AtomicUsize);
+
+impl Turn<'_> {
+    fn take(waiting: &AtomicUsize, max: usize) -> Option<Turn<'_>> {
+        let more = |count: usize| (count < max).then_some(count + 1);
+        waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Turn(waiting))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A token bucket per client address, in a bounded table.
+struct Rates {
+    per_second: f64,
+    burst: f64,
+    loopback: bool,
+    clients: Mutex<HashMap<IpAddr, Bucket>>,
+}
+
+#[derive(Clone, Copy)]
+struct Bucket {
+    left: f64,
+    at: Instant,
+}
+
+impl Rates {
+    fn new(limits: &Limits) -> Rates {
+        Rates {
+            per_second: f64::from(limits.requests_per_second),
+            burst: f64::from(limits.requests_burst.max(1)),
+            loopback: limits.rate_limit_loopback,
+            clients: Mutex::new(HashMap::new()),
+        }
+    }
+
+    fn count(&self, client: IpAddr, now: Instant) -> Result<(), HubError> {
+        if client.to_canonical().is_loopback() && !self.loopback {
+            return Ok(());
+        }
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() >= CLIENTS_MAX && !clients.contains_key(&client) {
+            // Whoever is full again need not be remembered; if nobody is, forget all rather than grow.
+            clients.retain(|_, bucket| self.refilled(*bucket, now) < self.burst);
+            if clients.len() >= CLIENTS_MAX {
+                clients.clear();
+            }
+        }
+        let bucket = clients.entry(client).or_insert(Bucket { left: self.burst, at: now });
+        *bucket = Bucket { left: self.refilled(*bucket, now), at: now };
+        if bucket.left >= 1.0 {
+            bucket.left -= 1.0;
+            return Ok(());
+        }
+        let retry_after = Duration::from_secs_f64(((1.0 - bucket.left) / self.per_second).min(60.0));
+        let message = format!("more than {} requests per second from one address, which is the limit", self.per_second);
+        Err(HubError::Busy { retry_after, message })
+    }
+
+    fn refilled(&self, bucket: Bucket, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(bucket.at).as_secs_f64();
+        (bucket.left + elapsed * self.per_second).min(self.burst)
+    }
+}
+
+/// When a full queue is worth another try.
+const RETRY_FULL: Duration = Duration::from_secs(5);
+/// Addresses that the rate limit remembers.
+const CLIENTS_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits { pushes_max: 1, waiting_max: 1, requests_per_second: 10, requests_burst: 3, ..Limits::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_is_refused_at_once_and_a_waiting_request_after_its_time() {
+        let admission = Arc::new(Admission::new(&limits()));
+        let place = admission.enter("/{owner}/{slug}/push").await.unwrap().expect("a push needs a place");
+        let waiting = tokio::spawn({
+            let admission = Arc::clone(&admission);
+            async move { admission.enter("/{owner}/{slug}/push").await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        assert!(matches!(admission.enter("/{owner}/{slug}/push").await, Err(HubError::Busy { .. })));
+        assert!(matches!(waiting.await.unwrap(), Err(HubError::Unavailable(_))));
+        drop(place);
+        assert!(admission.enter("/{owner}/{slug}/push").await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn light_routes_need_no_place() {
+        assert!(Admission::new(&limits()).enter("/{owner}/{slug}/refs").await.unwrap().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_asks_too_often_is_told_when_to_come_back_and_others_go_on() {
+        let admission = Admission::new(&limits());
+        let client = IpAddr::from([192, 0, 2, 1]);
+        for _ in 0..3 {
+            admission.rate(client).unwrap();
+        }
+        let Err(HubError::Busy { retry_after, .. }) = admission.rate(client) else { panic!("not refused") };
+        assert!(retry_after <= Duration::from_millis(100), "{retry_after:?}");
+        admission.rate(IpAddr::from([192, 0, 2, 2])).unwrap();
+        tokio::time::advance(Duration::from_millis(100)).await;
+        admission.rate(client).unwrap();
+    }
+
+    #[tokio::test]
+    async fn loopback_is_not_rated_unless_configured() {
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        let free = Admission::new(&limits());
+        assert!((0..100).all(|_| free.rate(loopback).is_ok()));
+        let rated = Admission::new(&Limits { rate_limit_loopback: true, ..limits() });
+        assert!((0..100).any(|_| rated.rate(loopback).is_err()));
+    }
+}
