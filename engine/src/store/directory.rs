@@ -1,1 +1,331 @@
-//! Packs in a directory.
+//! An object store in a directory, over [`Disk`] so that a simulated disk covers it too.
+//!
+//! Invariants: bytes are written and synced under `staging/` before they get their key; the entry of the key and of every
+//! directory above it is durable before `commit` answers; a key is never overwritten (existence is checked under the
+//! commit lock, and one process owns the directory); a failed sync is not tried again (F4); at most
+//! [`OPEN_FILES_MAX`] files are kept open for reading.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::{Created, ObjectStore, Staged, StoreKey};
+use crate::{
+    clock::{Random, random16},
+    disk::{Disk, DiskFile, parent, read_exact_at, write_all_at},
+    error::{Error, Result},
+};
+
+/// Keys are paths under the disk's root.
+pub struct DirectoryStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    disk: Arc<dyn Disk>,
+    random: Arc<dyn Random>,
+    commit: Mutex<()>,
+    open: Mutex<Vec<(StoreKey, Reader)>>,
+}
+
+/// An open file and the length it had: keys are immutable.
+#[derive(Clone)]
+struct Reader {
+    file: Arc<dyn DiskFile>,
+    len: u64,
+}
+
+impl DirectoryStore {
+    /// A store under the root of `disk`; staged files are named from `random`.
+    pub fn open(disk: Arc<dyn Disk>, random: Arc<dyn Random>) -> Result<DirectoryStore> {
+        let inner = Inner { disk, random, commit: Mutex::new(()), open: Mutex::new(Vec::new()) };
+        inner.make_dir(STAGING)?;
+        Ok(DirectoryStore { inner: Arc::new(inner) })
+    }
+
+    fn reader(&self, key: &StoreKey) -> Result<Reader> {
+        if let Some(reader) = self.inner.cached(key) {
+            return Ok(reader);
+        }
+        let file: Arc<dyn DiskFile> = Arc::from(self.inner.disk.open(key.as_str())?);
+        let len = file.len()?;
+        let reader = Reader { file, len };
+        let mut open = self.inner.open_files();
+        open.retain(|(held, _)| held != key);
+        if open.len() >= OPEN_FILES_MAX {
+            open.remove(0);
+        }
+        open.push((key.clone(), reader.clone()));
+        Ok(reader)
+    }
+
+    fn walk(&self, path: &str, keys: &mut Vec<StoreKey>, depth: usize) -> Result<()> {
+        for name in self.inner.disk.list(path)? {
+            let child = if path.is_empty() { name } else { format!("{path}/{name}") };
+            // Keys end in a name with an extension; directories of the fan-out have none.
+            if child.rsplit('/').next().is_some_and(|last| last.contains('.')) {
+                keys.push(StoreKey(child));
+            } else if depth < KEY_PARTS_MAX {
+                self.walk(&child, keys, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ObjectStore for DirectoryStore {
+    fn stage(&self) -> Result<Box<dyn Staged>> {
+        let path = format!("{STAGING}/{}.part", hex::encode(random16(&*self.inner.random)?));
+        let file = self.inner.disk.create_new(&path)?;
+        let buffer = Vec::new();
+        Ok(Box::new(DirectoryStaged {
+            inner: Arc::clone(&self.inner),
+            file: Some(file),
+            path,
+            buffer,
+            flushed: 0,
+            done: false,
+        }))
+    }
+
+    fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Result<Bytes> {
+        let reader = self.reader(key)?;
+        // Checked against the file before anything is allocated.
+        let (start, end) = cut(key.as_str(), offset, len, reader.len)?;
+        let mut bytes = vec![0u8; end - start];
+        read_exact_at(&*reader.file, &mut bytes, offset)?;
+        Ok(Bytes::from(bytes))
+    }
+
+    fn size(&self, key: &StoreKey) -> Result<u64> {
+        self.reader(key).map(|reader| reader.len)
+    }
+
+    fn delete(&self, key: &StoreKey) -> Result<()> {
+        let _commit = self.inner.commit_lock();
+        self.inner.open_files().retain(|(held, _)| held != key);
+        match self.inner.disk.remove(key.as_str()) {
+            Err(error) if error.is_not_found() => return Ok(()),
+            other => other?,
+        }
+        self.inner.disk.sync_dir(parent(key.as_str()))
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<StoreKey>> {
+        let mut keys = Vec::new();
+        if prefix.is_empty() {
+            self.walk(PACKS, &mut keys, 1)?;
+        } else {
+            self.walk(prefix, &mut keys, 1)?;
+        }
+        keys.sort();
+        Ok(keys)
+    }
+
+    fn uri(&self, key: &StoreKey) -> String {
+        format!("file:{key}")
+    }
+
+    fn sweep_staged(&self) -> Result<usize> {
+        let names = self.inner.disk.list(STAGING)?;
+        for name in &names {
+            self.inner.disk.remove(&format!("{STAGING}/{name}"))?;
+        }
+        Ok(names.len())
+    }
+}
+
+impl Inner {
+    fn cached(&self, key: &StoreKey) -> Option<Reader> {
+        let mut open = self.open_files();
+        let place = open.iter().position(|(held, _)| held == key)?;
+        let entry = open.remove(place);
+        let reader = entry.1.clone();
+        // Least recently used first.
+        open.push(entry);
+        Some(reader)
+    }
+
+    fn open_files(&self) -> MutexGuard<'_, Vec<(StoreKey, Reader)>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn commit_lock(&self) -> MutexGuard<'_, ()> {
+        self.commit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exists(&self, path: &str) -> Result<bool> {
+        match self.disk.open(path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates a directory and makes it and its parents durable entries.
+    fn make_dir(&self, dir: &str) -> Result<()> {
+        self.disk.create_dir(dir)?;
+        let mut path = dir;
+        while !path.is_empty() {
+            path = parent(path);
+            self.disk.sync_dir(path)?;
+        }
+        Ok(())
+    }
+
+    fn publish(&self, staged: &str, key: &StoreKey) -> Result<Created> {
+        let dir = parent(key.as_str());
+        let _commit = self.commit_lock();
+        if self.exists(key.as_str())? {
+            // Whoever put it there may have died before its entry was durable, and we are about to rely on it.
+            self.make_dir(dir)?;
+            self.disk.sync_dir(dir)?;
+            return Ok(Created::Existed);
+        }
+        // Entries above are synced each time: a directory that is there need not be durable yet.
+        self.make_dir(dir)?;
+        self.disk.rename(staged, key.as_str())?;
+        self.disk.sync_dir(dir)?;
+        Ok(Created::New)
+    }
+}
+
+struct DirectoryStaged {
+    inner: Arc<Inner>,
+    file: Option<Box<dyn DiskFile>>,
+    path: String,
+    buffer: Vec<u8>,
+    flushed: u64,
+    done: bool,
+}
+
+impl DirectoryStaged {
+    fn file(&self) -> Result<&dyn DiskFile> {
+        self.file.as_deref().ok_or_else(|| Error::invalid("the upload is over"))
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        write_all_at(self.file()?, &self.buffer, self.flushed)?;
+        self.flushed += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl Staged for DirectoryStaged {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.buffer.len() + bytes.len() > BUFFER_BYTES {
+            self.flush()?;
+        }
+        if bytes.len() >= BUFFER_BYTES {
+            write_all_at(self.file()?, bytes, self.flushed)?;
+            self.flushed += bytes.len() as u64;
+            return Ok(());
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read_back(&self, offset: u64, len: u64) -> Result<Bytes> {
+        let total = self.flushed + self.buffer.len() as u64;
+        let (start, end) = cut(&self.path, offset, len, total)?;
+        let mut bytes = vec![0u8; end - start];
+        let on_disk = self.flushed.saturating_sub(offset).min(len);
+        let split = usize::try_from(on_disk).unwrap_or(bytes.len());
+        read_exact_at(self.file()?, &mut bytes[..split], offset)?;
+        let from = usize::try_from((offset + on_disk).saturating_sub(self.flushed)).unwrap_or(self.buffer.len());
+        let rest = bytes.len() - split;
+        bytes[split..].copy_from_slice(&self.buffer[from..from + rest]);
+        Ok(Bytes::from(bytes))
+    }
+
+    fn commit(mut self: Box<Self>, key: &StoreKey) -> Result<Created> {
+        self.flush()?;
+        self.file()?.sync_data()?;
+        let created = self.inner.publish(&self.path, key)?;
+        // `Existed` leaves the staged file to the drop.
+        self.done = created == Created::New;
+        Ok(created)
+    }
+}
+
+impl Drop for DirectoryStaged {
+    fn drop(&mut self) {
+        self.file = None;
+        if self.done {
+            return;
+        }
+        // After a failed directory sync the file may have its key already: then there is nothing left to remove here.
+        if let Err(error) = self.inner.disk.remove(&self.path)
+            && !error.is_not_found()
+        {
+            tracing::warn!(path = %self.path, %error, "an abandoned upload stays until the next start");
+        }
+    }
+}
+
+/// Start and end of a read, checked against the object's length.
+pub(super) fn cut(file: &str, offset: u64, len: u64, total: u64) -> Result<(usize, usize)> {
+    let short = || Error::corrupt(file, total, format!("the object ends before byte {offset} + {len}"));
+    let end = offset.checked_add(len).filter(|end| *end <= total).ok_or_else(short)?;
+    let start = usize::try_from(offset).map_err(|_| short())?;
+    Ok((start, usize::try_from(end).map_err(|_| short())?))
+}
+
+const STAGING: &str = "staging";
+const PACKS: &str = "packs";
+/// Small writes are gathered up to this.
+const BUFFER_BYTES: usize = 256 << 10;
+/// Files kept open for reading.
+const OPEN_FILES_MAX: usize = 64;
+/// No key has more parts.
+const KEY_PARTS_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
+    use super::*;
+    use crate::{clock::SeededRandom, disk::real::RealDisk, id::PackId, store::contract};
+
+    fn store(root: &std::path::Path) -> DirectoryStore {
+        let disk = Arc::new(RealDisk::new(root.to_path_buf()));
+        DirectoryStore::open(disk, Arc::new(SeededRandom::new(7))).unwrap()
+    }
+
+    #[test]
+    fn the_directory_store_keeps_the_contract() {
+        let root = tempfile::tempdir().unwrap();
+        contract::check(&store(root.path()));
+    }
+
+    #[test]
+    fn what_an_interrupted_upload_left_is_swept_and_a_dropped_one_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let first = store(root.path());
+        let mut staged = first.stage().unwrap();
+        staged.write(b"half").unwrap();
+        std::mem::forget(staged);
+        drop(first.stage().unwrap());
+        // Another seed, as another start would have.
+        assert_eq!(first.sweep_staged().unwrap(), 1);
+        assert_eq!(first.sweep_staged().unwrap(), 0);
+    }
+
+    #[test]
+    fn more_files_than_the_cap_can_be_read_and_a_deleted_one_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let store = store(root.path());
+        for name in 0..(OPEN_FILES_MAX as u8 + 6) {
+            let mut staged = store.stage().unwrap();
+            staged.write(&[name; 3]).unwrap();
+            staged.commit(&StoreKey::pack(PackId([name; 32]))).unwrap();
+        }
+        for name in 0..(OPEN_FILES_MAX as u8 + 6) {
+            assert_eq!(store.read(&StoreKey::pack(PackId([name; 32])), 1, 2).unwrap(), vec![name; 2]);
+        }
+        assert_eq!(store.inner.open_files().len(), OPEN_FILES_MAX);
+        let key = StoreKey::pack(PackId([69; 32]));
+        store.delete(&key).unwrap();
+        assert!(store.read(&key, 0, 1).unwrap_err().is_not_found());
+    }
+}

@@ -9,6 +9,8 @@ use bytes::Bytes;
 
 use crate::{error::Result, id::PackId};
 
+#[cfg(test)]
+pub mod contract;
 pub mod directory;
 pub mod memory;
 

@@ -1,0 +1,160 @@
+//! Payloads of many objects in plan order, from coalesced ranged reads.
+//!
+//! Invariants: at most one range, one base and one payload are held; every payload is verified; the ranges must come
+//! from [`super::plan_ranges`] over the same objects in the same order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    BlobStream, Location, PlannedRange,
+    decode::{check_lengths, decode_shared},
+    open_blob_stream,
+    reader::{base_location, decode_base, read_base},
+};
+use crate::{
+    error::{Error, Result},
+    id::{Kind, ObjectId, PackId},
+    store::{ObjectStore, StoreKey},
+};
+
+/// One object to read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wanted {
+    /// What it is.
+    pub kind: Kind,
+    /// Its id.
+    pub id: ObjectId,
+    /// Where it is.
+    pub location: Location,
+}
+
+/// A verified payload.
+pub enum Payload {
+    /// All of it.
+    Whole(Bytes),
+    /// A blob over [`super::WHOLE_BYTES_MAX`], to be drained before the next object is asked for.
+    Pieces(BlobStream),
+}
+
+/// Yields each wanted object with its payload. An error is about the object it is yielded with (damage says file and
+/// offset); reading may go on after it.
+pub struct RangeReader<I> {
+    store: Arc<dyn ObjectStore>,
+    ranges: std::vec::IntoIter<PlannedRange>,
+    wanted: I,
+    current: Option<Loaded>,
+    base: Option<(PackId, u64, Bytes)>,
+    base_reads: u64,
+    bytes_read: u64,
+}
+
+struct Loaded {
+    range: PlannedRange,
+    left: usize,
+    /// What the ranged read gave; an error is repeated for every object of the range by reading them singly.
+    bytes: Option<Bytes>,
+}
+
+impl<I: Iterator<Item = Wanted>> RangeReader<I> {
+    /// Reads `wanted` along `ranges`.
+    pub fn new(store: Arc<dyn ObjectStore>, ranges: Vec<PlannedRange>, wanted: I) -> RangeReader<I> {
+        let ranges = ranges.into_iter();
+        RangeReader { store, ranges, wanted, current: None, base: None, base_reads: 0, bytes_read: 0 }
+    }
+
+    /// Ranged reads of bases that lay in no range being read.
+    pub fn base_reads(&self) -> u64 {
+        self.base_reads
+    }
+
+    /// Bytes read so far, bases included, large blobs counted when they are opened.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    fn load(&mut self, wanted: &Wanted) -> Result<()> {
+        if self.current.as_ref().is_none_or(|loaded| loaded.left == 0) {
+            // The old range goes before the new one comes.
+            self.current = None;
+            let range = self.ranges.next().ok_or_else(|| Error::invalid("the plan has fewer objects than the list"))?;
+            let fits = range.pack == wanted.location.pack && range.offset == wanted.location.offset;
+            if !fits {
+                return Err(Error::invalid("the plan was made for another list of objects"));
+            }
+            self.bytes_read += range.len;
+            let bytes = match range.large {
+                true => None,
+                false => self.store.read(&StoreKey::pack(range.pack), range.offset, range.len).ok(),
+            };
+            self.current = Some(Loaded { range, left: range.objects, bytes });
+        }
+        if let Some(loaded) = self.current.as_mut() {
+            loaded.left -= 1;
+        }
+        Ok(())
+    }
+
+    fn payload(&mut self, wanted: &Wanted) -> Result<Payload> {
+        self.load(wanted)?;
+        let location = &wanted.location;
+        check_lengths(wanted.kind, location)?;
+        if self.current.as_ref().is_some_and(|loaded| loaded.range.large) {
+            return open_blob_stream(Arc::clone(&self.store), wanted.id, location).map(Payload::Pieces);
+        }
+        let stored = self.stored(location.pack, location.offset, location.stored_len)?;
+        let base = self.base_of(wanted)?;
+        let payload = decode_shared(wanted.kind, wanted.id, location, &stored, base.as_deref())?;
+        Ok(Payload::Whole(payload))
+    }
+
+    fn base_of(&mut self, wanted: &Wanted) -> Result<Option<Bytes>> {
+        let location = &wanted.location;
+        let Some(base) = location.base else { return Ok(None) };
+        if let Some((pack, offset, payload)) = &self.base
+            && (*pack, *offset) == (location.pack, base.offset)
+        {
+            return Ok(Some(payload.clone()));
+        }
+        let at = base_location(location, &base);
+        check_lengths(wanted.kind, &at)?;
+        self.base = None;
+        let payload = match self.slice(at.pack, at.offset, at.stored_len) {
+            Some(stored) => decode_base(wanted.kind, &at, &stored)?,
+            None => {
+                self.base_reads += 1;
+                self.bytes_read += base.stored_len;
+                read_base(&*self.store, wanted.kind, location, &base)?
+            }
+        };
+        self.base = Some((location.pack, base.offset, payload.clone()));
+        Ok(Some(payload))
+    }
+
+    fn stored(&self, pack: PackId, offset: u64, len: u64) -> Result<Bytes> {
+        match self.slice(pack, offset, len) {
+            Some(bytes) => Ok(bytes),
+            // The range could not be read as a whole (a truncated file): what is left of it is still served.
+            None => self.store.read(&StoreKey::pack(pack), offset, len),
+        }
+    }
+
+    fn slice(&self, pack: PackId, offset: u64, len: u64) -> Option<Bytes> {
+        let loaded = self.current.as_ref().filter(|loaded| loaded.range.pack == pack)?;
+        let bytes = loaded.bytes.as_ref()?;
+        let start = usize::try_from(offset.checked_sub(loaded.range.offset)?).ok()?;
+        let end = start.checked_add(usize::try_from(len).ok()?)?;
+        (end <= bytes.len()).then(|| bytes.slice(start..end))
+    }
+}
+
+impl<I: Iterator<Item = Wanted>> Iterator for RangeReader<I> {
+    type Item = (Wanted, Result<Payload>);
+
+    fn next(&mut self) -> Option<(Wanted, Result<Payload>)> {
+        let wanted = self.wanted.next()?;
+        let payload = self.payload(&wanted);
+        Some((wanted, payload))
+    }
+}

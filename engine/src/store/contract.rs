@@ -1,0 +1,111 @@
+//! The contract of every object store, as one suite that each implementation runs (T13).
+//!
+//! Invariants: drives the public trait only; must never depend on one implementation.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
+
+use super::{Created, ObjectStore, StoreKey};
+use crate::id::PackId;
+
+/// Runs everything over an empty store.
+pub fn check(store: &dyn ObjectStore) {
+    a_key_that_is_not_there_is_not_found(store);
+    bytes_come_back_and_nothing_is_visible_before_commit(store);
+    a_key_is_never_overwritten(store);
+    a_dropped_upload_leaves_nothing(store);
+    large_and_small_writes_read_back_before_commit(store);
+    a_read_beyond_the_end_is_corrupt(store);
+    one_of_many_writers_wins_a_key(store);
+    keys_are_listed_in_order_and_deleted_quietly(store);
+}
+
+fn key(name: u8) -> StoreKey {
+    StoreKey::pack(PackId([name; 32]))
+}
+
+fn put(store: &dyn ObjectStore, name: u8, bytes: &[u8]) -> Created {
+    let mut staged = store.stage().unwrap();
+    staged.write(bytes).unwrap();
+    staged.commit(&key(name)).unwrap()
+}
+
+fn a_key_that_is_not_there_is_not_found(store: &dyn ObjectStore) {
+    assert!(store.read(&key(0), 0, 0).unwrap_err().is_not_found());
+    assert!(store.size(&key(0)).unwrap_err().is_not_found());
+    assert!(store.list("").unwrap().is_empty());
+}
+
+fn bytes_come_back_and_nothing_is_visible_before_commit(store: &dyn ObjectStore) {
+    let mut staged = store.stage().unwrap();
+    staged.write(b"abc").unwrap();
+    staged.write(b"").unwrap();
+    staged.write(b"defg").unwrap();
+    assert!(store.size(&key(1)).unwrap_err().is_not_found());
+    assert_eq!(staged.commit(&key(1)).unwrap(), Created::New);
+    assert_eq!(store.size(&key(1)).unwrap(), 7);
+    assert_eq!(&store.read(&key(1), 0, 7).unwrap()[..], b"abcdefg");
+    assert_eq!(&store.read(&key(1), 2, 3).unwrap()[..], b"cde");
+    assert_eq!(&store.read(&key(1), 7, 0).unwrap()[..], b"");
+}
+
+fn a_key_is_never_overwritten(store: &dyn ObjectStore) {
+    assert_eq!(put(store, 2, b"first"), Created::New);
+    assert_eq!(put(store, 2, b"second"), Created::Existed);
+    assert_eq!(&store.read(&key(2), 0, 5).unwrap()[..], b"first");
+    assert_eq!(store.sweep_staged().unwrap(), 0, "the loser left its staged bytes");
+}
+
+fn a_dropped_upload_leaves_nothing(store: &dyn ObjectStore) {
+    let before = store.list("").unwrap();
+    let mut staged = store.stage().unwrap();
+    staged.write(&[7; 1 << 20]).unwrap();
+    drop(staged);
+    assert_eq!(store.list("").unwrap(), before);
+    assert_eq!(store.sweep_staged().unwrap(), 0);
+}
+
+fn large_and_small_writes_read_back_before_commit(store: &dyn ObjectStore) {
+    let mut staged = store.stage().unwrap();
+    let mut all = Vec::new();
+    for (index, len) in [10usize, 300_000, 1, 0, 262_143, 262_144, 5, 70_000].into_iter().enumerate() {
+        let bytes = vec![index as u8 + 1; len];
+        staged.write(&bytes).unwrap();
+        all.extend_from_slice(&bytes);
+    }
+    for (offset, len) in [(0usize, all.len()), (5, 300_010), (all.len() - 3, 3), (824_290, 20), (9, 0)] {
+        let read = staged.read_back(offset as u64, len as u64).unwrap();
+        assert_eq!(&read[..], &all[offset..offset + len], "{offset} + {len}");
+    }
+    assert!(staged.read_back(1, all.len() as u64).is_err());
+    staged.commit(&key(3)).unwrap();
+    assert_eq!(&store.read(&key(3), 0, all.len() as u64).unwrap()[..], &all[..]);
+}
+
+fn a_read_beyond_the_end_is_corrupt(store: &dyn ObjectStore) {
+    for (offset, len) in [(0, 8), (8, 0), (7, 1), (u64::MAX, 1), (1, u64::MAX), (0, 1 << 60)] {
+        assert!(store.read(&key(1), offset, len).unwrap_err().is_corrupt(), "{offset} + {len}");
+    }
+}
+
+fn one_of_many_writers_wins_a_key(store: &dyn ObjectStore) {
+    let created: Vec<Created> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4u8).map(|name| scope.spawn(move || put(store, 4, &[name; 9]))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let winner = created.iter().position(|created| *created == Created::New).unwrap();
+    assert_eq!(created.iter().filter(|created| **created == Created::New).count(), 1);
+    assert_eq!(&store.read(&key(4), 0, 9).unwrap()[..], &[winner as u8; 9]);
+}
+
+fn keys_are_listed_in_order_and_deleted_quietly(store: &dyn ObjectStore) {
+    let all = [key(1), key(2), key(3), key(4)];
+    assert_eq!(store.list("").unwrap(), all);
+    assert_eq!(store.list("packs").unwrap(), all);
+    assert_eq!(store.list("packs/02").unwrap(), [key(2)]);
+    assert!(store.list("packs/0").unwrap().is_empty(), "a prefix is of whole parts");
+    store.delete(&key(2)).unwrap();
+    store.delete(&key(2)).unwrap();
+    assert!(store.read(&key(2), 0, 1).unwrap_err().is_not_found());
+    assert_eq!(put(store, 2, b"again"), Created::New);
+    assert_eq!(&store.read(&key(2), 0, 5).unwrap()[..], b"again");
+    assert!(!store.uri(&key(2)).is_empty());
+}
