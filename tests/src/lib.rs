@@ -15,6 +15,7 @@
 pub mod client;
 pub mod fixtures;
 pub mod oracle;
+pub mod rows;
 pub mod seeds;
 pub mod server_process;
 pub mod workload;
