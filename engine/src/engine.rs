@@ -11,7 +11,17 @@ use crate::{
     error::Result,
     event::{Event, EventBody},
     id::{ChainHash, LogId, ObjectId, Position, PushId, RepoId},
+    limits::{PROPOSAL_BYTES_MAX, SEGMENT_BYTES_DEFAULT},
+    log::{drive::Drive, published::Published},
+    recover,
     store::ObjectStore,
+    writer::WriterCore,
+};
+
+use crate::follow;
+pub use crate::{
+    follow::{Follower, SegmentReader},
+    log::scan::RawGroup,
 };
 
 /// The outside world, handed in so that tests own it.
@@ -35,6 +45,29 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Bytes that proposals waiting for the writer may hold together.
     pub queue_bytes_max: u64,
+    /// Who steps the writer.
+    pub driver: Driver,
+}
+
+impl Options {
+    /// The settings of production for a process that calls itself `holder`.
+    pub fn new(holder: impl Into<String>) -> Options {
+        Options {
+            holder: holder.into(),
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
+            queue_bytes_max: PROPOSAL_BYTES_MAX,
+            driver: Driver::Threads,
+        }
+    }
+}
+
+/// Who steps the writer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Driver {
+    /// A thread of its own, or a caller that waits while the writer is free; spare segments are made beside.
+    Threads,
+    /// The caller, always, wholly, without any thread: for simulations that must see every call in order.
+    Inline,
 }
 
 /// What a proposal needs to be true at its place in the log, decided by the one writer.
@@ -122,6 +155,8 @@ pub enum Reason {
     PushIdReused,
     /// The queue is full; come back after this long.
     Busy(Duration),
+    /// The proposal is not one: no events, or an event that may not be stored.
+    Invalid(String),
     /// The encoded events pass a limit.
     TooLarge {
         /// What they would take.
@@ -189,10 +224,23 @@ pub struct OpenReport {
     pub durable: Durable,
     /// How the tail was.
     pub tail: Tail,
-    /// True if the last process did not close the log.
+    /// True if the last process appended something and did not close the log.
     pub unclean: bool,
     /// Bytes read to open.
     pub bytes_read: u64,
+}
+
+/// One segment of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentInfo {
+    /// Position of its first event; names it.
+    pub first: Position,
+    /// Position of its last event; before `first` while it has none.
+    pub last: Position,
+    /// Bytes of its file.
+    pub bytes: u64,
+    /// It has its footer and never changes again.
+    pub sealed: bool,
 }
 
 /// The engine: one per data directory. Cheap to clone.
@@ -201,87 +249,102 @@ pub struct Engine {
     inner: Arc<Inner>,
 }
 
-struct Inner;
+struct Inner {
+    drive: Arc<Drive>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.drive.close();
+    }
+}
 
 impl Engine {
     /// Opens (or creates) the log under `parts.disk`, judges its tail, starts the writer.
     ///
-    /// Errors: `Conflict` naming the holder if another process has the directory; `Corrupt` if the log cannot be read
-    /// at all (a newer format, a foreign log); damage in the middle is not an error but a read-only engine, see [`Tail`].
+    /// Errors: `Conflict` naming the holder if another process has the directory; `Invalid` for a newer format; `Corrupt`
+    /// if the log cannot be read at all (a foreign log, no first segment); damage in the middle is not an error but a
+    /// read-only engine, see [`Tail`]; `Full` or `Unavailable` if what was found could not be made durable.
     pub fn open(parts: Parts, options: Options) -> Result<(Engine, OpenReport)> {
-        let _ = (parts, options);
-        todo!()
+        let opened = recover::open(&parts, &options)?;
+        let last_positions = opened.handover.state.repos.iter().map(|(repo, state)| (*repo, state.last)).collect();
+        let published = Published::new(opened.report.durable, opened.segments, last_positions);
+        let log = opened.report.log;
+        let core = match opened.read_only {
+            None => WriterCore::new(opened.handover, options.segment_bytes),
+            Some(why) => WriterCore::read_only(opened.handover, why),
+        };
+        let drive = Arc::new(Drive::new(parts, &options, log, published, (core, opened.files, opened.lock))?);
+        drive.start_writer()?;
+        Ok((Engine { inner: Arc::new(Inner { drive }) }, opened.report))
     }
 
-    /// Queues a proposal; `reply` is called once, from the writer's thread, when its outcome is known. Must not block.
+    /// Queues a proposal; `reply` is called once, by whoever drives the writer, when its outcome is known. It must not
+    /// block, and may propose again.
     pub fn propose(&self, proposal: Proposal, reply: Box<dyn FnOnce(Outcome) + Send>) {
-        let _ = (proposal, reply, &self.inner);
-        todo!()
+        self.inner.drive.propose(proposal, reply);
     }
 
     /// Proposes and waits. For threads; async callers use [`Engine::propose`] with a channel.
     pub fn propose_and_wait(&self, proposal: Proposal) -> Outcome {
-        let _ = proposal;
-        todo!()
+        self.inner.drive.propose_and_wait(proposal)
     }
 
     /// The durable end of the log.
     pub fn durable(&self) -> Durable {
-        todo!()
+        self.inner.drive.published.look().durable
     }
 
     /// Position of the repository's last event of any kind; zero if there is none. Readers who must see their own
     /// writes wait until it is folded.
     pub fn last_position_of(&self, repo: RepoId) -> Position {
-        let _ = repo;
-        todo!()
+        self.inner.drive.published.look().last_position_of(repo)
     }
 
-    /// Groups from the one that holds `from` on. [`Follower::next`] waits for more.
+    /// Groups from the one that holds `from` on. [`Follower::next`] waits for more. `Invalid` if `from` is beyond the
+    /// position that comes next.
     pub fn follow(&self, from: Position) -> Result<Follower> {
-        let _ = from;
-        todo!()
+        Follower::new(self.inner.drive.clone(), from)
+    }
+
+    /// All readable segments, in order.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        follow::segments(&self.inner.drive)
+    }
+
+    /// The groups of the segment that starts at `first`, up to what is durable now. Any number may be read at once.
+    pub fn read_segment(&self, first: Position) -> Result<SegmentReader> {
+        SegmentReader::new(&self.inner.drive, first)
     }
 
     /// Chained hash after the group that ends at `position`, or `None` if no group ends there (or it is beyond the end).
+    /// All zeros at position 0.
     pub fn chain_at(&self, position: Position) -> Result<Option<ChainHash>> {
-        let _ = position;
-        todo!()
+        follow::chain_at(&self.inner.drive, position)
     }
 
     /// Where packs live.
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
-        todo!()
+        &self.inner.drive.parts.store
     }
 
     /// Files of the data directory.
     pub fn disk(&self) -> &Arc<dyn Disk> {
-        todo!()
+        &self.inner.drive.parts.disk
     }
 
     /// Time.
     pub fn clock(&self) -> &Arc<dyn Clock> {
-        todo!()
+        &self.inner.drive.parts.clock
     }
 
     /// Randomness.
     pub fn random(&self) -> &Arc<dyn Random> {
-        todo!()
+        &self.inner.drive.parts.random
     }
 
     /// Finishes queued proposals, writes the clean mark, releases the directory. Later proposals answer `Closed`.
     pub fn shutdown(&self) -> Result<()> {
-        todo!()
-    }
-}
-
-/// Reads groups in order: from the segments while behind, from memory when at the tail.
-pub struct Follower;
-
-impl Follower {
-    /// The next group; `None` when `wait` passed without one or the engine closed.
-    pub fn next(&mut self, wait: Duration) -> Result<Option<Group>> {
-        let _ = wait;
-        todo!()
+        self.inner.drive.shutdown()
     }
 }

@@ -5,15 +5,20 @@
 //! the event.
 
 pub mod clock;
+mod decide;
 pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod event;
+mod follow;
 pub mod id;
 pub mod limits;
+mod log;
 pub mod object;
 pub mod pack;
 pub mod planted;
+mod recover;
 pub mod store;
+mod writer;
 
 pub use error::{Error, ErrorKind, Result};

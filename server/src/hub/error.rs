@@ -100,6 +100,7 @@ fn reason_text(reason: &Reason) -> String {
             )
         }
         Reason::PushIdReused => "this Idempotency-Key was used with another request".to_owned(),
+        Reason::Invalid(what) => what.clone(),
         Reason::Busy(_) => "the log's queue is full".to_owned(),
         Reason::TooLarge { bytes, limit } => {
             format!("the push takes {bytes} bytes of log, more than the limit of {limit}")

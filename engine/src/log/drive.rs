@@ -1,0 +1,438 @@
+//! Driving the writer: whoever holds it takes the queue, steps the state machine, does its I/O, then calls back.
+//!
+//! Invariants: one driver at a time; callers are answered after the writer was let go, so that an answer may propose
+//! again; a queue that is not empty after a turn wakes the writer's thread; nothing here decides anything. A caller that
+//! waits drives the writer himself when it is free: that saves two thread hand-offs, about half of a small commit.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, TryLockError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::{
+    anchor::Anchor,
+    files::{self, LogFiles, make_spare},
+    published::Published,
+};
+use crate::{
+    clock::random16,
+    disk::{Disk, DiskFile, DiskLock},
+    engine::{Driver, Options, Outcome, Parts, Proposal, Reason},
+    error::{Error, ErrorKind, Result},
+    event::EventBody,
+    id::LogId,
+    limits::WRITER_QUEUE_MAX,
+    writer::{Input, Io, Output, Ticket, WriterCore},
+};
+
+/// Called once with what became of a proposal.
+pub(crate) type Reply = Box<dyn FnOnce(Outcome) + Send>;
+
+/// The queue, the writer and what they share with readers.
+pub(crate) struct Drive {
+    pub(crate) parts: Parts,
+    pub(crate) published: Published,
+    log: LogId,
+    driver: Driver,
+    queue_bytes_max: u64,
+    queue_in: Sender<Queued>,
+    queue_out: Receiver<Queued>,
+    queue_bytes: AtomicU64,
+    wake: Mutex<Option<Sender<()>>>,
+    closed: AtomicBool,
+    writer: Mutex<Writer>,
+}
+
+struct Queued {
+    proposal: Proposal,
+    bytes: u64,
+    reply: Reply,
+}
+
+/// The state machine with its files, held by one driver at a time.
+struct Writer {
+    core: WriterCore,
+    files: LogFiles,
+    helper: Option<Helper>,
+    replies: BTreeMap<Ticket, Reply>,
+    next_ticket: Ticket,
+    lock: Option<Box<dyn DiskLock>>,
+    stopped: Option<bool>,
+}
+
+/// The thread that zero-fills spare segments.
+struct Helper {
+    jobs: Sender<u64>,
+    made: Receiver<Result<Arc<dyn DiskFile>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Drive {
+    /// Ready to be driven.
+    pub(crate) fn new(
+        parts: Parts,
+        options: &Options,
+        log: LogId,
+        published: Published,
+        (core, files, lock): (WriterCore, LogFiles, Box<dyn DiskLock>),
+    ) -> Result<Drive> {
+        let helper = match options.driver {
+            Driver::Threads => Some(Helper::start(parts.disk.clone())?),
+            Driver::Inline => None,
+        };
+        let (queue_in, queue_out) = bounded(WRITER_QUEUE_MAX);
+        let replies = BTreeMap::new();
+        let writer = Writer { core, files, helper, replies, next_ticket: 0, lock: Some(lock), stopped: None };
+        Ok(Drive {
+            parts,
+            published,
+            log,
+            driver: options.driver,
+            queue_bytes_max: options.queue_bytes_max,
+            queue_in,
+            queue_out,
+            queue_bytes: AtomicU64::new(0),
+            wake: Mutex::new(None),
+            closed: AtomicBool::new(false),
+            writer: Mutex::new(writer),
+        })
+    }
+
+    /// Starts the thread that drives when no caller does. It ends when [`Drive::close`] was called.
+    pub(crate) fn start_writer(self: &Arc<Drive>) -> Result<()> {
+        if self.driver == Driver::Inline {
+            return Ok(());
+        }
+        let (wake, woken) = bounded(1);
+        let drive = self.clone();
+        spawn("log-writer", move || {
+            while woken.recv().is_ok() {
+                while drive.turn_as_thread() {}
+            }
+        })?;
+        *lock(&self.wake) = Some(wake);
+        Ok(())
+    }
+
+    /// Queues a proposal and sees to it that somebody drives.
+    pub(crate) fn propose(&self, proposal: Proposal, reply: Reply) {
+        if !self.enqueue(proposal, reply) {
+            return;
+        }
+        match self.driver {
+            Driver::Threads => self.wake(),
+            Driver::Inline => while self.turn_as_thread() {},
+        }
+    }
+
+    /// Proposes and waits; drives the writer if nobody does.
+    pub(crate) fn propose_and_wait(&self, proposal: Proposal) -> Outcome {
+        let push = proposal.push;
+        let (answer, answered) = bounded(1);
+        // The receiver lives on this stack: sending cannot fail before it has an answer.
+        let reply = Box::new(move |outcome| drop(answer.send(outcome)));
+        if self.enqueue(proposal, reply) {
+            match self.driver {
+                Driver::Threads => self.turn_as_caller(),
+                Driver::Inline => while self.turn_as_thread() {},
+            }
+        }
+        // Without an answer the writer died under it: nobody knows.
+        answered.recv().unwrap_or(Outcome::Unknown(push))
+    }
+
+    /// Finishes what is queued, writes the mark and the anchor, lets the directory go.
+    pub(crate) fn shutdown(&self) -> Result<()> {
+        self.closed.store(true, Ordering::SeqCst);
+        while self.turn_as_thread() {}
+        let Ok(mut writer) = self.writer.lock() else {
+            return Err(Error::new(
+                ErrorKind::Poisoned,
+                "the writer died; the log will be recovered at the next opening",
+            ));
+        };
+        if writer.stopped.is_some() && writer.lock.is_none() {
+            return Ok(());
+        }
+        let replies = self.run(&mut writer, Input::Shutdown);
+        let marked = writer.stopped == Some(true);
+        writer.end_helper();
+        let anchored = if marked { self.write_anchor() } else { Ok(()) };
+        writer.lock = None;
+        drop(writer);
+        answer(replies);
+        self.published.close();
+        self.end_thread();
+        anchored
+    }
+
+    /// Lets everything go without a mark, as a crash would.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.end_thread();
+        let mut writer = self.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        writer.stopped.get_or_insert(false);
+        writer.end_helper();
+        writer.lock = None;
+        drop(writer);
+        self.published.close();
+    }
+
+    fn write_anchor(&self) -> Result<()> {
+        let durable = self.published.look().durable;
+        files::write_anchor(&*self.parts.disk, &Anchor { log: self.log, durable })
+    }
+
+    fn end_thread(&self) {
+        *lock(&self.wake) = None;
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = &*lock(&self.wake) {
+            match wake.try_send(()) {
+                // It is awake, or will be.
+                Ok(()) | Err(TrySendError::Full(())) => {}
+                Err(TrySendError::Disconnected(())) => tracing::error!("the writer's thread is gone"),
+            }
+        }
+    }
+
+    /// False if it was answered at once.
+    fn enqueue(&self, proposal: Proposal, reply: Reply) -> bool {
+        if self.closed.load(Ordering::SeqCst) {
+            reply(Outcome::NotDone(Reason::Closed));
+            return false;
+        }
+        let bytes = approximate_bytes(&proposal);
+        let held = self.queue_bytes.fetch_add(bytes, Ordering::SeqCst);
+        // A proposal that is larger than the whole queue may still pass alone.
+        if held > 0 && held + bytes > self.queue_bytes_max {
+            self.queue_bytes.fetch_sub(bytes, Ordering::SeqCst);
+            reply(Outcome::NotDone(Reason::Busy(BUSY)));
+            return false;
+        }
+        match self.queue_in.try_send(Queued { proposal, bytes, reply }) {
+            Ok(()) => true,
+            Err(TrySendError::Full(queued) | TrySendError::Disconnected(queued)) => {
+                self.queue_bytes.fetch_sub(bytes, Ordering::SeqCst);
+                (queued.reply)(Outcome::NotDone(Reason::Busy(BUSY)));
+                false
+            }
+        }
+    }
+
+    /// One turn by a thread that may wait for its turn. True if there is more to do.
+    fn turn_as_thread(&self) -> bool {
+        match self.writer.lock() {
+            Ok(writer) => self.turn(writer),
+            Err(_) => self.refuse_queue(),
+        }
+        !self.queue_out.is_empty()
+    }
+
+    /// One turn by a caller, if the writer is free; the writer's thread does what is left.
+    fn turn_as_caller(&self) {
+        match self.writer.try_lock() {
+            Ok(writer) => self.turn(writer),
+            // Whoever drives looks at the queue again after he let go, so this proposal is seen.
+            Err(TryLockError::WouldBlock) => return,
+            Err(TryLockError::Poisoned(_)) => self.refuse_queue(),
+        }
+        if !self.queue_out.is_empty() {
+            self.wake();
+        }
+    }
+
+    fn turn(&self, mut writer: MutexGuard<'_, Writer>) {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while bytes < TURN_BYTES
+            && let Ok(queued) = self.queue_out.try_recv()
+        {
+            bytes += queued.bytes;
+            batch.push((writer.ticket(queued.reply), queued.proposal));
+        }
+        if batch.is_empty() {
+            return;
+        }
+        self.queue_bytes.fetch_sub(bytes, Ordering::SeqCst);
+        let replies = self.run(&mut writer, Input::Proposals(batch, self.parts.clock.now_ms()));
+        drop(writer);
+        answer(replies);
+    }
+
+    /// Steps the writer until it wants nothing more.
+    fn run(&self, writer: &mut Writer, input: Input) -> Vec<(Reply, Outcome)> {
+        let mut replies = Vec::new();
+        if writer.stopped.is_some() {
+            if let Input::Proposals(batch, _) = input {
+                let closed = batch.into_iter().filter_map(|(ticket, _)| writer.replies.remove(&ticket));
+                replies.extend(closed.map(|reply| (reply, Outcome::NotDone(Reason::Closed))));
+            }
+            return replies;
+        }
+        let mut inputs = VecDeque::new();
+        inputs.extend(writer.made(&self.parts, false));
+        inputs.push_back(input);
+        while let Some(input) = inputs.pop_front() {
+            for output in writer.core.step(input) {
+                match output {
+                    Output::Reply(ticket, outcome) => {
+                        replies.extend(writer.replies.remove(&ticket).map(|reply| (reply, outcome)));
+                    }
+                    output => inputs.extend(self.perform(writer, output)),
+                }
+            }
+            if inputs.is_empty() && writer.core.waits_for_spare() {
+                inputs.extend(writer.made(&self.parts, true));
+            }
+        }
+        replies
+    }
+
+    /// Does one thing that the writer wants; what came of it.
+    fn perform(&self, writer: &mut Writer, output: Output) -> Option<Input> {
+        match output {
+            Output::Append { offset, bytes } => Some(Input::Appended(writer.files.append(offset, &bytes))),
+            Output::Prepare { capacity } => writer.prepare(&self.parts, capacity),
+            Output::Activate(header) => {
+                let io = writer.files.activate(&header);
+                if io == Io::Done {
+                    self.published.activated(header);
+                }
+                Some(Input::Activated(io))
+            }
+            Output::Seal { first, offset, bytes } => {
+                let io = writer.files.seal(offset, &bytes);
+                if io == Io::Done {
+                    self.published.sealed(first, offset + bytes.len() as u64);
+                }
+                Some(Input::Sealed(io))
+            }
+            Output::Publish(committed) => {
+                self.published.publish(committed);
+                None
+            }
+            Output::Stopped(marked) => {
+                writer.stopped = Some(marked);
+                None
+            }
+            Output::Reply(..) => None,
+        }
+    }
+
+    fn refuse_queue(&self) {
+        while let Ok(queued) = self.queue_out.try_recv() {
+            self.queue_bytes.fetch_sub(queued.bytes, Ordering::SeqCst);
+            (queued.reply)(Outcome::NotDone(Reason::ReadOnly("the writer died".to_owned())));
+        }
+    }
+}
+
+impl Writer {
+    fn ticket(&mut self, reply: Reply) -> Ticket {
+        self.next_ticket += 1;
+        self.replies.insert(self.next_ticket, reply);
+        self.next_ticket
+    }
+
+    /// Has a spare made: by the helper, or at once if there is none.
+    fn prepare(&mut self, parts: &Parts, capacity: u64) -> Option<Input> {
+        match &self.helper {
+            Some(helper) => match helper.jobs.try_send(capacity) {
+                Ok(()) => None,
+                Err(_) => Some(Input::Prepared(Io::Lost("the helper thread is gone".to_owned()), [0; 16])),
+            },
+            None => Some(self.prepared(parts, make_spare(&*parts.disk, capacity))),
+        }
+    }
+
+    /// The spare that the helper made, if it did (or, with `wait`, when it has).
+    fn made(&mut self, parts: &Parts, wait: bool) -> Option<Input> {
+        let helper = self.helper.as_ref()?;
+        let made = if wait {
+            helper.made.recv().unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "the helper thread is gone")))
+        } else {
+            helper.made.try_recv().ok()?
+        };
+        Some(self.prepared(parts, made))
+    }
+
+    fn prepared(&mut self, parts: &Parts, made: Result<Arc<dyn DiskFile>>) -> Input {
+        match random16(&*parts.random) {
+            Ok(salt) => Input::Prepared(self.files.prepared(made), salt),
+            Err(error) => Input::Prepared(Io::Lost(error.to_string()), [0; 16]),
+        }
+    }
+
+    /// Waits for the helper, so that nothing touches the directory after it is let go.
+    fn end_helper(&mut self) {
+        if let Some(helper) = self.helper.take() {
+            drop(helper.jobs);
+            if helper.thread.join().is_err() {
+                tracing::error!("the helper thread died");
+            }
+        }
+    }
+}
+
+impl Helper {
+    fn start(disk: Arc<dyn Disk>) -> Result<Helper> {
+        let (jobs, taken) = bounded::<u64>(1);
+        let (done, made) = bounded(1);
+        let thread = spawn("log-spare", move || {
+            while let Ok(capacity) = taken.recv() {
+                if done.send(make_spare(&*disk, capacity)).is_err() {
+                    break;
+                }
+            }
+        })?;
+        Ok(Helper { jobs, made, thread })
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the writer's two threads only drive its state machine")]
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    builder.spawn(run).map_err(|error| Error::io("start a thread", name, error))
+}
+
+fn answer(replies: Vec<(Reply, Outcome)>) {
+    replies.into_iter().for_each(|(reply, outcome)| reply(outcome));
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// What a proposal holds in memory, roughly.
+fn approximate_bytes(proposal: &Proposal) -> u64 {
+    let of = |event: &EventBody| match event {
+        EventBody::ObjectsReceived(objects) => {
+            let adds: usize =
+                objects.commits.iter().map(|commit| 512 + commit.message.len() + commit.adds.len() * 32).sum();
+            objects.rows.len() * 144 + objects.snapshots.len() * 64 + adds
+        }
+        EventBody::RefsUpdated(refs) => refs.updates.len() * 160,
+        EventBody::TagsSet(tags) => tags.tags.len() * 192,
+        EventBody::TagsDeleted(tags) => tags.tags.len() * 64,
+        EventBody::ReleasePublished(release) => release.record.len(),
+        EventBody::RowsCondemned(rows) => rows.rows.len() * 40,
+        EventBody::PacksRelocated(packs) => packs.packs.len() * 128,
+        _ => 0,
+    };
+    let events: usize = proposal.events.iter().map(|event| 256 + of(event)).sum();
+    (256 + proposal.actor.len() + events) as u64
+}
+
+/// One turn takes proposals of about this many bytes; the rest is another turn's.
+const TURN_BYTES: u64 = 16 << 20;
+/// When to come back after Busy.
+const BUSY: Duration = Duration::from_millis(100);

@@ -1,0 +1,106 @@
+//! What opening writes: a new log, the footer of a segment that has none, the last group in a new place.
+//!
+//! Invariants: the last group of a log that was not closed is suspect (its sync may have failed, F4): it is written again
+//! into a new file and synced there before anyone may read it, and only then does its old place go. Every step may be
+//! interrupted; the next opening does the rest. Bytes that are cut are kept first.
+
+use std::sync::Arc;
+
+use super::{
+    files::{self, SPARE, make_spare, segment_path, sync, sync_log_dir},
+    frame::{self, CONTINUES, Draft, MARK, Salt},
+    header::{BLOCK_LEN, SegmentHeader},
+    scan::RawGroup,
+};
+use crate::{
+    clock::{Random, random16},
+    disk::{Disk, DiskFile, write_all_at},
+    error::{Error, ErrorKind, Result},
+    id::{ChainHash, LogId, Position},
+    writer::Io,
+};
+
+/// Where a new segment begins.
+pub(crate) struct Beginning {
+    pub(crate) log: LogId,
+    pub(crate) first: Position,
+    pub(crate) sequence: u64,
+    pub(crate) previous: ChainHash,
+    pub(crate) time_ms: u64,
+    pub(crate) capacity: u64,
+}
+
+/// A segment that opening made.
+pub(crate) struct Made {
+    pub(crate) header: SegmentHeader,
+    pub(crate) file: Arc<dyn DiskFile>,
+    /// Byte offset after the group, before the mark.
+    pub(crate) group_end: u64,
+    /// Byte offset after the mark.
+    pub(crate) end: u64,
+}
+
+/// Makes a segment that holds `group` (if any) and a mark, durable under its name when this returns. A segment of the
+/// same name is replaced in one step.
+pub(crate) fn new_segment(
+    disk: &dyn Disk,
+    random: &dyn Random,
+    beginning: &Beginning,
+    group: Option<&RawGroup>,
+) -> Result<Made> {
+    let header = SegmentHeader {
+        log: beginning.log,
+        first: beginning.first,
+        sequence: beginning.sequence,
+        previous: beginning.previous,
+        salt: random16(random)?,
+        capacity: beginning.capacity,
+    };
+    let mut bytes = header.encode();
+    let mut chain = header.previous;
+    let mut sequence = header.sequence;
+    let mut next = header.first;
+    if let Some(group) = group {
+        assert_eq!((group.first, group.sequence), (header.first, header.sequence), "the group begins the segment");
+        chain = again(&mut bytes, &header.salt, group, chain);
+        if chain != group.chain {
+            return Err(Error::corrupt(&*group.file, group.offset, "the group written again has another chain"));
+        }
+        (sequence, next) = (sequence + 1, group.last.next());
+    }
+    let group_end = bytes.len() as u64;
+    let time_ms = beginning.time_ms;
+    let mark = Draft { flags: MARK, count: 0, first: next, sequence, time_ms, previous: chain };
+    frame::append(&mut bytes, &header.salt, &mark, &[]);
+
+    let file = make_spare(disk, header.capacity)?;
+    write_all_at(&*file, &bytes, 0)?;
+    sync(&*file)?;
+    disk.rename(SPARE, &segment_path(&header))?;
+    sync_log_dir(disk)?;
+    Ok(Made { end: bytes.len() as u64, header, file, group_end })
+}
+
+/// Writes a footer after `offset` of a segment.
+pub(crate) fn seal(file: &dyn DiskFile, offset: u64, footer: &[u8]) -> Result<()> {
+    match files::seal(file, offset, footer) {
+        Io::Done => Ok(()),
+        Io::Full => Err(Error::new(ErrorKind::Full, format!("no room to seal {}", file.path()))),
+        Io::Lost(why) => Err(Error::new(ErrorKind::Unavailable, why)),
+    }
+}
+
+/// Appends the frames of a group again, with another segment's salt.
+fn again(bytes: &mut Vec<u8>, salt: &Salt, group: &RawGroup, mut chain: ChainHash) -> ChainHash {
+    let mut first = group.first;
+    for (at, body) in group.bodies.iter().enumerate() {
+        let flags = if at + 1 == group.bodies.len() { 0 } else { CONTINUES };
+        let (count, sequence, time_ms) = (body.count, group.sequence, group.time_ms);
+        let draft = Draft { flags, count, first, sequence, time_ms, previous: chain };
+        chain = frame::append(bytes, salt, &draft, &body.bytes);
+        first = Position(first.0 + u64::from(body.count));
+    }
+    chain
+}
+
+const _: () = assert!(BLOCK_LEN.is_multiple_of(frame::ALIGN));
