@@ -22,6 +22,7 @@ pub mod heartbeat;
 pub mod limits;
 pub mod serve;
 pub mod track;
+pub mod wire;
 
 /// All routes over one hub.
 pub fn router(hub: Arc<Hub>) -> Router {
