@@ -25,8 +25,15 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::http::health::Advance;
 
 pub mod access;
+pub mod blob_lists;
+pub mod body;
+pub mod bundle;
+pub mod damage;
 pub mod error;
 pub mod limits;
+pub mod packing;
+pub mod push;
+pub mod receive;
 pub mod repos;
 pub mod secret;
 pub mod tokens;
@@ -57,6 +64,7 @@ pub struct Hub {
     pub(crate) advance: Advance,
     closing: AtomicBool,
     blocking_jobs: Arc<Semaphore>,
+    push_turns: push::PushTurns,
 }
 
 /// What a hub is made of.
@@ -111,6 +119,7 @@ impl Hub {
             advance: Advance::default(),
             closing: AtomicBool::new(false),
             blocking_jobs,
+            push_turns: push::PushTurns::default(),
         }
     }
 

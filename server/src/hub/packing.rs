@@ -1,0 +1,254 @@
+//! The packs of one request: opened when needed, closed at their caps, taken back when the request is refused.
+//!
+//! Invariants: every object's event row comes from a pack that is durable before the event is proposed; one objects event
+//! per pack, and none larger than a frame; packs of a request that was refused or never proposed are removed, those whose
+//! proposal may stand in the log never are.
+
+use std::sync::Arc;
+
+use reprise_engine::{
+    clock::{Random, random16},
+    event::{CommitFacts, EventBody, ObjectsReceived, SnapshotFacts},
+    id::{Kind, ObjectId, PushId, RepoId},
+    limits::{EVENT_MESSAGE_BYTES_MAX, FRAME_BYTES_MAX, PACK_BYTES_MAX, PACK_BYTES_TARGET, PACK_ROWS_MAX},
+    object::{Commit, Snapshot},
+    pack::{PackOrigin, PackWriter, StoredPack},
+    store::{ObjectStore, StoreKey},
+};
+
+use crate::{
+    http::wire::transcode,
+    hub::{Hub, HubError, body::Body},
+};
+use crate::http::wire::requests::ObjectSpan;
+
+/// Writes the packs of one request.
+pub struct Packing {
+    store: Arc<dyn ObjectStore>,
+    random: Arc<dyn Random>,
+    repo: RepoId,
+    push: PushId,
+    open: Option<Open>,
+    finished: Vec<Finished>,
+}
+
+struct Open {
+    writer: PackWriter,
+    facts: Facts,
+}
+
+#[derive(Default)]
+struct Facts {
+    snapshots: Vec<SnapshotFacts>,
+    commits: Vec<CommitFacts>,
+    /// What the event will take, from above.
+    event_bytes: u64,
+}
+
+struct Finished {
+    pack: StoredPack,
+    facts: Facts,
+}
+
+/// Durable packs that no event names yet. Dropped without [`StoredPacks::keep`], they are removed from the store.
+pub struct StoredPacks {
+    store: Arc<dyn ObjectStore>,
+    keys: Vec<StoreKey>,
+}
+
+impl Packing {
+    /// No packs yet.
+    pub fn new(hub: &Hub, repo: RepoId, push: PushId) -> Packing {
+        let (store, random) = (Arc::clone(hub.engine.store()), Arc::clone(hub.engine.random()));
+        Packing { store, random, repo, push, open: None, finished: Vec::new() }
+    }
+
+    /// Packs a blob; refuses bytes that are not the id's.
+    pub fn blob(&mut self, body: &Body, object: &ObjectSpan) -> Result<(), HubError> {
+        let len = u64::from(object.content.len);
+        let open = self.room_for(len, 0)?;
+        if open.writer.contains(Kind::Blob, object.id) {
+            return Ok(());
+        }
+        if len <= BLOB_WHOLE_BYTES_MAX {
+            let bytes = body.slice(object.content).map_err(spool_error)?;
+            return Ok(open.writer.add_blob(object.id, &bytes)?);
+        }
+        let mut blob = open.writer.begin_blob(len)?;
+        body.pieces(object.content, |piece| Ok::<_, PieceError>(blob.write(piece)?))?;
+        Ok(blob.finish(object.id)?)
+    }
+
+    /// Packs a snapshot.
+    pub fn snapshot(&mut self, snapshot: &Snapshot) -> Result<(), HubError> {
+        let facts = SnapshotFacts {
+            id: snapshot.id,
+            entries: snapshot.entries,
+            directories: snapshot.directories,
+            wire_len: transcode::wire_len(&snapshot.payload)?,
+        };
+        let open = self.room_for(snapshot.payload.len() as u64, 0)?;
+        open.writer.add_record(Kind::Snapshot, snapshot.id, snapshot.record_hash, &snapshot.payload)?;
+        open.facts.snapshots.push(facts);
+        Ok(())
+    }
+
+    /// Packs a commit with the blobs that it adds (ascending, distinct).
+    pub fn commit(&mut self, commit: &Commit, adds: Vec<ObjectId>) -> Result<(), HubError> {
+        let facts = CommitFacts {
+            id: commit.id,
+            parents: commit.parents.clone(),
+            snapshot: commit.snapshot,
+            committed_at: commit.committed_at.clone(),
+            branch: commit.branch.clone(),
+            author: commit.author.clone(),
+            message: cut(&commit.message, EVENT_MESSAGE_BYTES_MAX).to_owned(),
+            adds,
+            wire_len: transcode::wire_len(&commit.payload)?,
+        };
+        let texts = facts.message.len() + facts.author.len() + facts.branch.len() + facts.committed_at.len();
+        let event_bytes = (facts.adds.len() * 32 + texts) as u64;
+        let open = self.room_for(commit.payload.len() as u64, event_bytes)?;
+        open.writer.add_record(Kind::Commit, commit.id, commit.record_hash, &commit.payload)?;
+        open.facts.event_bytes += event_bytes;
+        open.facts.commits.push(facts);
+        Ok(())
+    }
+
+    /// Makes the last pack durable; the events that name all of them, and the guard that takes them back.
+    pub fn finish(mut self) -> Result<(Vec<EventBody>, StoredPacks), HubError> {
+        self.close()?;
+        let keys = self.finished.iter().map(|finished| StoreKey::pack(finished.pack.pack)).collect();
+        let stored = StoredPacks { store: Arc::clone(&self.store), keys };
+        let finished = std::mem::take(&mut self.finished);
+        Ok((finished.into_iter().map(|finished| finished.event(self.repo)).collect(), stored))
+    }
+
+    /// The open pack, with room for a payload of `bytes` and `event_bytes` more in its event.
+    fn room_for(&mut self, bytes: u64, event_bytes: u64) -> Result<&mut Open, HubError> {
+        let full = self.open.as_ref().is_some_and(|open| {
+            let body = open.writer.body_bytes();
+            let event = open.facts.event_bytes + (open.writer.rows() * EVENT_ROW_BYTES) as u64 + event_bytes;
+            open.writer.rows() >= PACK_ROWS_MAX
+                || body >= PACK_BYTES_TARGET
+                || body + bytes > PACK_BYTES_MAX - PACK_SLACK_BYTES
+                || event > EVENT_BYTES_TARGET
+        });
+        if full {
+            self.close()?;
+        }
+        if self.open.is_none() {
+            let nonce = random16(self.random.as_ref())?;
+            let origin = PackOrigin { repo: self.repo, push: self.push, nonce };
+            let writer = PackWriter::new(self.store.stage()?, origin)?;
+            self.open = Some(Open { writer, facts: Facts::default() });
+        }
+        self.open.as_mut().ok_or_else(|| HubError::Internal("no open pack".to_owned()))
+    }
+
+    fn close(&mut self) -> Result<(), HubError> {
+        if let Some(Open { writer, mut facts }) = self.open.take() {
+            facts.snapshots.sort_by_key(|facts| facts.id);
+            facts.commits.sort_by_key(|facts| facts.id);
+            if writer.rows() > 0 {
+                let pack = writer.finish()?;
+                self.finished.push(Finished { pack, facts });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Packing {
+    fn drop(&mut self) {
+        let keys = self.finished.iter().map(|finished| StoreKey::pack(finished.pack.pack)).collect();
+        drop(StoredPacks { store: Arc::clone(&self.store), keys });
+    }
+}
+
+impl Finished {
+    fn event(self, repo: RepoId) -> EventBody {
+        EventBody::ObjectsReceived(ObjectsReceived {
+            repo,
+            pack: self.pack.pack,
+            pack_bytes: self.pack.bytes,
+            table_hash: self.pack.table_hash,
+            rows: self.pack.rows,
+            snapshots: self.facts.snapshots,
+            commits: self.facts.commits,
+        })
+    }
+}
+
+impl StoredPacks {
+    /// From now on an event may name them.
+    pub fn keep(mut self) {
+        self.keys.clear();
+    }
+}
+
+impl Drop for StoredPacks {
+    fn drop(&mut self) {
+        for key in self.keys.drain(..) {
+            // What cannot be removed is garbage that no event names: harmless, but worth a line.
+            if let Err(error) = self.store.delete(&key) {
+                tracing::warn!(%key, %error, "a pack of a refused push could not be removed");
+            }
+        }
+    }
+}
+
+/// `text` up to `max` bytes, cut on a character boundary.
+fn cut(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+/// A failing spool or a failing pack.
+struct PieceError(HubError);
+
+impl From<std::io::Error> for PieceError {
+    fn from(error: std::io::Error) -> PieceError {
+        PieceError(spool_error(error))
+    }
+}
+
+impl From<reprise_engine::Error> for PieceError {
+    fn from(error: reprise_engine::Error) -> PieceError {
+        PieceError(error.into())
+    }
+}
+
+impl From<PieceError> for HubError {
+    fn from(error: PieceError) -> HubError {
+        error.0
+    }
+}
+
+/// The spool failed.
+pub fn spool_error(error: std::io::Error) -> HubError {
+    HubError::Unavailable(format!("the request's spool failed: {error}"))
+}
+
+/// Blobs up to this many bytes are taken whole: they may compress. Larger ones stream into the pack.
+pub const BLOB_WHOLE_BYTES_MAX: u64 = 4 << 20;
+/// What a row takes in an event, from above (two hashes, six numbers).
+const EVENT_ROW_BYTES: usize = 112;
+/// An event is closed beyond this; the largest commit on top still fits a frame.
+const EVENT_BYTES_TARGET: u64 = FRAME_BYTES_MAX / 2;
+/// Left for a pack's header and table.
+const PACK_SLACK_BYTES: u64 = 16 << 20;
+
+const _: () = assert!(PACK_ROWS_MAX * EVENT_ROW_BYTES <= 8 << 20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_cut_on_a_character_boundary() {
+        assert_eq!(cut("aü", 2), "a");
+        assert_eq!(cut("aü", 3), "aü");
+        assert_eq!(cut("", 5), "");
+    }
+}

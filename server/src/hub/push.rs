@@ -1,0 +1,338 @@
+//! `push`: commits and snapshots into packs, one branch moved, all in one append.
+//!
+//! Invariants: a refused push appends nothing, so no ref moves and none of its records becomes visible; the branch moves by
+//! compare-and-swap on the head that the checks saw, and no record arrived since they looked; an identical re-push is
+//! accepted, stores nothing and appends its small event; 409 means "diverged" and nothing else.
+
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use reprise_engine::{
+    engine::{Condition, Proposal, Reason},
+    event::{EventBody, RefUpdate, RefsUpdated, RepoRecord},
+    id::{ObjectId, PushId, RepoId},
+    object::names,
+};
+use reprise_projections::{View, view::RefRow};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    http::wire::requests::{self, PushIndex},
+    hub::{
+        Caller, Hub, HubError, Repo,
+        body::Body,
+        bundle::{Intake, Refused, Taken},
+        packing::{Packing, StoredPacks, spool_error},
+        receive::plant_rows_for_new_only,
+    },
+};
+
+/// What a push is told, with status 200.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PushAnswer {
+    /// Whether it was accepted.
+    pub ok: bool,
+    /// For people.
+    pub message: String,
+    /// Branches after it.
+    pub heads: BTreeMap<String, ObjectId>,
+    /// Head of the pushed branch after it.
+    pub head: Option<ObjectId>,
+}
+
+/// One push to a repository at a time: those of one repository would only make each other decide again.
+#[derive(Default)]
+pub struct PushTurns(Mutex<BTreeMap<RepoId, Weak<tokio::sync::Mutex<()>>>>);
+
+/// A push id and what it stands for.
+#[derive(Clone, Copy)]
+struct Key {
+    push: PushId,
+    fingerprint: u64,
+    /// True if the client chose it: the log may know it already.
+    chosen: bool,
+}
+
+/// A push that may be appended.
+struct Ready {
+    conditions: Vec<Condition>,
+    events: Vec<EventBody>,
+    stored: StoredPacks,
+    answer: PushAnswer,
+}
+
+impl Hub {
+    /// Takes a `push` body in. Not to be dropped half-way by a disconnecting client: run it as a task.
+    pub async fn push(
+        self: Arc<Self>,
+        caller: Caller,
+        owner: String,
+        slug: String,
+        body: Body,
+        idempotency_key: Option<String>,
+    ) -> Result<PushAnswer, HubError> {
+        let (repo, _) = self.writable(&caller, &owner, &slug, true).await?;
+        let turn = self.push_turns.of(repo.row.record.repo);
+        let _turn = turn.lock().await;
+        let hub = Arc::clone(&self);
+        let (actor, repo_id, keyed) = (caller.actor(), repo.row.record.repo, body.clone());
+        let key = self.blocking(move || hub.key(&actor, repo_id, &keyed, idempotency_key.as_deref())).await?;
+        let (hub, indexed) = (Arc::clone(&self), body.clone());
+        let index = self.blocking(move || hub.index_push(&indexed)).await?;
+        let index = Arc::new(index);
+        for _ in 0..ATTEMPTS_MAX {
+            if let Some(answer) = self.attempt(&caller, (&owner, &slug), &body, &index, key).await? {
+                return Ok(answer);
+            }
+        }
+        Err(HubError::Unavailable(format!(
+            "the repository changed {ATTEMPTS_MAX} times while the push was being decided: push again"
+        )))
+    }
+
+    /// One reading of the repository and one proposal; `None` when it changed in between.
+    async fn attempt(
+        self: &Arc<Self>,
+        caller: &Caller,
+        (owner, slug): (&str, &str),
+        body: &Body,
+        index: &Arc<PushIndex>,
+        key: Key,
+    ) -> Result<Option<PushAnswer>, HubError> {
+        let (repo, view) = self.writable(caller, owner, slug, false).await?;
+        let (hub, body, index) = (Arc::clone(self), body.clone(), Arc::clone(index));
+        let repo_id = repo.row.record.repo;
+        let decided = self.blocking(move || hub.decide(&repo, &view, &body, &index, key.push)).await;
+        let actor = caller.actor();
+        let ready = match decided {
+            Ok(Ok(ready)) => ready,
+            Ok(Err(refusal)) => return self.first_answer_or(key, actor, repo_id, Ok(Some(refusal))).await,
+            Err(error) => return self.first_answer_or(key, actor, repo_id, Err(error)).await,
+        };
+        let Ready { conditions, events, stored, answer } = ready;
+        let proposal = Proposal { push: key.push, fingerprint: key.fingerprint, actor, conditions, events };
+        match self.append_packs(proposal, stored).await {
+            Ok(_) => Ok(Some(answer)),
+            Err(HubError::NotAppended(Reason::Condition(Condition::RepoLive(_)))) => {
+                Err(HubError::NotFound("the repository was deleted while the push was under way".to_owned()))
+            }
+            Err(HubError::NotAppended(Reason::Condition(_))) => Ok(None),
+            Err(error @ HubError::NotAppended(Reason::RefNameClash { .. })) => {
+                Ok(Some(PushAnswer { ok: false, message: error.to_string(), ..answer }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A push with a key of the client that is refused now may have been accepted before: then its first answer holds.
+    async fn first_answer_or(
+        &self,
+        key: Key,
+        actor: String,
+        repo: RepoId,
+        refused: Result<Option<PushAnswer>, HubError>,
+    ) -> Result<Option<PushAnswer>, HubError> {
+        if !key.chosen {
+            return refused;
+        }
+        // A proposal that cannot hold: the log answers with the push's first outcome, or refuses the condition.
+        let update = RefUpdate { name: NEVER.to_owned(), old: None, new: None, forced: false };
+        let head = Some(ObjectId([0; 32]));
+        let question = Proposal {
+            push: key.push,
+            fingerprint: key.fingerprint,
+            actor,
+            conditions: vec![Condition::RefIs { repo, name: NEVER.to_owned(), head }],
+            events: vec![EventBody::RefsUpdated(RefsUpdated { repo, updates: vec![update] })],
+        };
+        match self.append(question).await {
+            Ok(_) => {
+                let message = "this push was accepted before".to_owned();
+                Ok(Some(PushAnswer { ok: true, message, heads: BTreeMap::new(), head: None }))
+            }
+            Err(error @ HubError::NotAppended(Reason::PushIdReused)) => Err(error),
+            Err(_) => refused,
+        }
+    }
+
+    fn key(&self, actor: &str, repo: RepoId, body: &Body, chosen: Option<&str>) -> Result<Key, HubError> {
+        let Some(text) = chosen else {
+            return Ok(Key { push: self.random_push_id()?, fingerprint: 0, chosen: false });
+        };
+        let mut hash = Sha256::new();
+        for part in [actor.as_bytes(), &repo.0, text.as_bytes()] {
+            hash.update(part);
+            hash.update([0]);
+        }
+        let (push, _) = split16(hash.finalize().into());
+        let (digest, _) = split16(body.digest().map_err(spool_error)?);
+        let fingerprint = u64::from_be_bytes(std::array::from_fn(|at| digest[at]));
+        Ok(Key { push: PushId::from_random(push), fingerprint, chosen: true })
+    }
+
+    fn index_push(&self, body: &Body) -> Result<PushIndex, HubError> {
+        let index = requests::push(body.source(), &self.push_caps())?;
+        names::check_ref(&index.branch)?;
+        Ok(index)
+    }
+
+    /// Checks everything and makes the packs durable; the inner error is an answer with `ok: false`.
+    fn decide(
+        &self,
+        repo: &Repo,
+        view: &View,
+        body: &Body,
+        index: &PushIndex,
+        push: PushId,
+    ) -> Result<Result<Ready, PushAnswer>, HubError> {
+        let refs = view.refs(repo.scope)?;
+        let old = refs.iter().find(|row| row.name == index.branch).map(|row| row.head);
+        let refused = |message: String| Ok(Err(answer(false, message, &refs, old)));
+        if let Some(text) = self.ref_fault(&refs, &index.branch, old) {
+            return refused(text);
+        }
+        let mut packing = Packing::new(self, repo.row.record.repo, push);
+        let taken = match (index.commits.is_empty(), old) {
+            // No commits name no head: an existing branch stays where it is, a new one would have none.
+            (true, Some(tip)) => Taken { lines: Default::default(), tip, differing: Vec::new() },
+            (true, None) => return refused(format!("the push brings no commits: branch '{}' would have no head", index.branch)),
+            (false, _) => match Intake::new(self, (repo, view), (body, index), &mut packing).and_then(Intake::run) {
+                Ok(taken) => taken,
+                Err(Refused::Rejected(text)) => return refused(text),
+                Err(Refused::Error(error)) => return Err(error),
+            },
+        };
+        let forward = self.is_fast_forward(repo, view, &taken, old)?;
+        if !forward && !index.force {
+            return Err(HubError::Conflict(format!(
+                "'{}' has diverged: its head is not an ancestor of the pushed commit. Pull first, or use --force",
+                index.branch
+            )));
+        }
+        let (mut events, stored) = packing.finish()?;
+        plant_rows_for_new_only(view, repo, &mut events)?;
+        let moved = Move { branch: &index.branch, old, new: taken.tip, forced: !forward };
+        let conditions = moved.propose(repo, view, refs.is_empty(), &mut events);
+        let answer = accepted(index, &taken, &refs);
+        Ok(Ok(Ready { conditions, events, stored, answer }))
+    }
+
+    /// Why a new branch may not have this name.
+    fn ref_fault(&self, refs: &[RefRow], branch: &str, old: Option<ObjectId>) -> Option<String> {
+        if old.is_some() {
+            return None;
+        }
+        let max = self.limits.refs_per_repo_max;
+        if refs.len() >= max {
+            return Some(format!("the repository has {} branches; the limit is {max}", refs.len()));
+        }
+        let clash = refs.iter().find(|row| is_path_prefix(&row.name, branch) || is_path_prefix(branch, &row.name))?;
+        Some(format!("branch '{branch}' and the existing branch '{}' cannot both be: one is a folder of the other", clash.name))
+    }
+
+    /// Whether `old` is the tip or an ancestor of it, over bundle and repository, both parents.
+    fn is_fast_forward(&self, repo: &Repo, view: &View, taken: &Taken, old: Option<ObjectId>) -> Result<bool, HubError> {
+        let Some(old) = old else { return Ok(true) };
+        let mut seen = HashSet::from([taken.tip]);
+        let mut queue = VecDeque::from([taken.tip]);
+        while let Some(id) = queue.pop_front() {
+            if id == old {
+                return Ok(true);
+            }
+            let parents = match taken.lines.get(&id) {
+                Some(line) => line.parents.clone(),
+                None => view.commit(repo.scope, id)?.map(|row| row.parents).unwrap_or_default(),
+            };
+            queue.extend(parents.into_iter().filter(|parent| seen.insert(*parent)));
+            if seen.len() > self.limits.walk_commits_max {
+                let max = self.limits.walk_commits_max;
+                return Err(HubError::Invalid(format!("the fast-forward check passed its limit of {max} commits")));
+            }
+        }
+        Ok(false)
+    }
+}
+
+struct Move<'a> {
+    branch: &'a str,
+    old: Option<ObjectId>,
+    new: ObjectId,
+    forced: bool,
+}
+
+impl Move<'_> {
+    /// Adds the ref's event (and the default branch's, with a repository's first); returns what must be true.
+    fn propose(self, repo: &Repo, view: &View, first: bool, events: &mut Vec<EventBody>) -> Vec<Condition> {
+        let id = repo.row.record.repo;
+        let name = self.branch.to_owned();
+        let update = RefUpdate { name: name.clone(), old: self.old, new: Some(self.new), forced: self.forced };
+        events.push(EventBody::RefsUpdated(RefsUpdated { repo: id, updates: vec![update] }));
+        let mut conditions = vec![
+            Condition::RepoLive(id),
+            Condition::RefIs { repo: id, name: name.clone(), head: self.old },
+            Condition::NoRecordsSince(id, view.checkpoint().position),
+        ];
+        if first && repo.row.record.default_branch.is_empty() {
+            conditions.push(Condition::NoRefs(id));
+            conditions.push(Condition::RepoAt(id, repo.row.position));
+            events.push(EventBody::RepoUpdated(RepoRecord { default_branch: name, ..repo.row.record.clone() }));
+        }
+        conditions
+    }
+}
+
+impl PushTurns {
+    /// The lock of one repository.
+    fn of(&self, repo: RepoId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = turns.get(&repo).and_then(Weak::upgrade) {
+            return turn;
+        }
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::default();
+        turns.insert(repo, Arc::downgrade(&turn));
+        turn
+    }
+}
+
+fn accepted(index: &PushIndex, taken: &Taken, refs: &[RefRow]) -> PushAnswer {
+    let mut message = format!("pushed {} commit(s) to '{}'", index.commits.len(), index.branch);
+    if let Some(first) = taken.differing.first() {
+        let count = taken.differing.len();
+        message += &format!("; {count} record(s) differ from what the repository has and were left as they were there: {first}");
+    }
+    let mut answer = answer(true, message, refs, Some(taken.tip));
+    answer.heads.insert(index.branch.clone(), taken.tip);
+    answer
+}
+
+fn answer(ok: bool, message: String, refs: &[RefRow], head: Option<ObjectId>) -> PushAnswer {
+    PushAnswer { ok, message, heads: refs.iter().map(|row| (row.name.clone(), row.head)).collect(), head }
+}
+
+fn is_path_prefix(folder: &str, name: &str) -> bool {
+    name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn split16(bytes: [u8; 32]) -> ([u8; 16], [u8; 16]) {
+    (std::array::from_fn(|at| bytes[at]), std::array::from_fn(|at| bytes[at + 16]))
+}
+
+/// Decisions of one push before it gives up: each lost one means that another push won.
+const ATTEMPTS_MAX: usize = 8;
+/// A branch that nobody can have: the grammar refuses its name.
+const NEVER: &str = "..";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_path_part_is_a_prefix() {
+        assert!(is_path_prefix("feat", "feat/x"));
+        assert!(!is_path_prefix("feat", "feature"));
+        assert!(!is_path_prefix("feat", "feat"));
+    }
+}
