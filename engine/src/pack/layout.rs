@@ -366,5 +366,6 @@ const BODY_OFFSET_MIN: u64 = (HEADER_BYTES + PREAMBLE_BYTES) as u64;
 const BODY_END_MIN: u64 = (HEADER_BYTES + PREAMBLE_BYTES) as u64;
 
 const _: () = assert!(PACK_ROWS_MAX < NO_BASE as usize);
-const _: () = assert!(BLOB_BYTES_MAX < u32::MAX as u64 && RECORD_BYTES_MAX < u32::MAX as u64);
+const _: () = assert!(BLOB_BYTES_MAX < u32::MAX as u64);
+const _: () = assert!(RECORD_BYTES_MAX <= BLOB_BYTES_MAX);
 const _: () = assert!(crate::limits::PACK_TAIL_BYTES > (FOOTER_BYTES + ROW_BYTES) as u64);

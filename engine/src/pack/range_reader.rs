@@ -35,7 +35,7 @@ pub enum Payload {
     /// All of it.
     Whole(Bytes),
     /// A blob over [`super::WHOLE_BYTES_MAX`], to be drained before the next object is asked for.
-    Pieces(BlobStream),
+    Pieces(Box<BlobStream>),
 }
 
 /// Yields each wanted object with its payload. An error is about the object it is yielded with (damage says file and
@@ -101,7 +101,8 @@ impl<I: Iterator<Item = Wanted>> RangeReader<I> {
         let location = &wanted.location;
         check_lengths(wanted.kind, location)?;
         if self.current.as_ref().is_some_and(|loaded| loaded.range.large) {
-            return open_blob_stream(Arc::clone(&self.store), wanted.id, location).map(Payload::Pieces);
+            return open_blob_stream(Arc::clone(&self.store), wanted.id, location)
+                .map(|pieces| Payload::Pieces(Box::new(pieces)));
         }
         let stored = self.stored(location.pack, location.offset, location.stored_len)?;
         let base = self.base_of(wanted)?;

@@ -5,7 +5,10 @@
 //! commit lock, and one process owns the directory); a failed sync is not tried again (F4); at most
 //! [`OPEN_FILES_MAX`] files are kept open for reading.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::Bytes;
 
@@ -25,6 +28,8 @@ struct Inner {
     disk: Arc<dyn Disk>,
     random: Arc<dyn Random>,
     commit: Mutex<()>,
+    /// Directories whose entries this process has made durable, so that a commit syncs only its own.
+    durable_dirs: Mutex<BTreeSet<String>>,
     open: Mutex<Vec<(StoreKey, Reader)>>,
 }
 
@@ -38,7 +43,13 @@ struct Reader {
 impl DirectoryStore {
     /// A store under the root of `disk`; staged files are named from `random`.
     pub fn open(disk: Arc<dyn Disk>, random: Arc<dyn Random>) -> Result<DirectoryStore> {
-        let inner = Inner { disk, random, commit: Mutex::new(()), open: Mutex::new(Vec::new()) };
+        let inner = Inner {
+            disk,
+            random,
+            commit: Mutex::new(()),
+            durable_dirs: Mutex::default(),
+            open: Mutex::new(Vec::new()),
+        };
         inner.make_dir(STAGING)?;
         Ok(DirectoryStore { inner: Arc::new(inner) })
     }
@@ -164,12 +175,17 @@ impl Inner {
 
     /// Creates a directory and makes it and its parents durable entries.
     fn make_dir(&self, dir: &str) -> Result<()> {
+        let mut durable = self.durable_dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        if durable.contains(dir) {
+            return Ok(());
+        }
         self.disk.create_dir(dir)?;
         let mut path = dir;
         while !path.is_empty() {
             path = parent(path);
             self.disk.sync_dir(path)?;
         }
+        durable.insert(dir.to_owned());
         Ok(())
     }
 
@@ -182,7 +198,7 @@ impl Inner {
             self.disk.sync_dir(dir)?;
             return Ok(Created::Existed);
         }
-        // Entries above are synced each time: a directory that is there need not be durable yet.
+        // Even a directory that is there need not be durable yet: the process that made it may have died.
         self.make_dir(dir)?;
         self.disk.rename(staged, key.as_str())?;
         self.disk.sync_dir(dir)?;

@@ -31,7 +31,7 @@ fn check_reading(store: &MemoryStore, objects: &[Object], wanted: Vec<Wanted>) -
     let expected = wanted.len();
     let mut reader = RangeReader::new(shared(store), plan.ranges, wanted.into_iter());
     let mut count = 0;
-    while let Some((wanted, payload)) = reader.next() {
+    for (wanted, payload) in reader.by_ref() {
         let object = objects.iter().find(|object| object.id == wanted.id).unwrap();
         assert!(drain(payload).unwrap() == object.payload);
         count += 1;
