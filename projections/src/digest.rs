@@ -56,6 +56,11 @@ impl Digest {
         self.models.iter().map(|model| model.rows).sum()
     }
 
+    /// Logical rows of one projection.
+    pub fn rows_of(&self, model: Model) -> u64 {
+        self.models[usize::from(model.number()) - 1].rows
+    }
+
     /// Adds one logical row.
     pub fn add(&mut self, model: Model, key: &[u8], row: &[u8], scratch: &mut Vec<u8>) {
         scratch.clear();

@@ -4,14 +4,22 @@
 //! applies rows and checkpoint in one batch. Everything that serves reads through a [`View`].
 
 pub mod digest;
+mod driver;
 pub mod dump;
 pub mod encoding;
+pub mod generation;
 pub mod models;
+pub mod opening;
 pub mod projections;
+pub mod projector;
+pub mod rebuild;
+pub mod records;
+pub mod source;
 pub mod store;
 pub mod view;
 
 pub use digest::Digest;
 pub use models::Model;
 pub use projections::{Checkpoint, Lag, Options, Projections, Status};
+pub use rebuild::{RebuildOptions, RebuildProgress, RebuildReport};
 pub use view::{CommitRow, RefRow, ReleaseRow, RepoRow, RepoScope, SnapshotRow, TokenRow, View};

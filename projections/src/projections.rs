@@ -1,13 +1,28 @@
 //! The handle: opens the live generation, drives the projector, answers reads, rebuilds.
-use std::{path::PathBuf, time::Duration};
+//!
+//! Invariants: what [`Projections::view`] shows never goes backwards, and shows nothing before everything that was durable
+//! at the start is folded; whoever waits for a position is woken after the view that shows it is in place. Dropping the
+//! last handle without [`Projections::shutdown`] is an unclean stop.
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use reprise_engine::{
-    Result,
+    Error, ErrorKind, Result,
     engine::Engine,
     id::{ChainHash, Position},
 };
 
-use crate::view::View;
+use crate::{
+    driver::{self, Inner},
+    models,
+    rebuild::{Listener, RebuildOptions, RebuildReport},
+    source::Source,
+    store::{Batch, Store, memory::MemoryStore},
+    view::View,
+};
 
 /// How far the projections are folded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +31,11 @@ pub struct Checkpoint {
     pub position: Position,
     /// The log's chained hash there.
     pub chain: ChainHash,
+}
+
+impl Checkpoint {
+    /// Before the first event.
+    pub const START: Checkpoint = Checkpoint { position: Position::ZERO, chain: ChainHash([0; 32]) };
 }
 
 /// Settings.
@@ -27,6 +47,12 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Memtables together, bytes.
     pub memtable_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { dir: None, cache_bytes: 24 << 20, memtable_bytes: 32 << 20 }
+    }
 }
 
 /// Distance to the end of the log.
@@ -63,50 +89,136 @@ pub struct Status {
 
 /// The live projections. Cheap to clone.
 #[derive(Clone)]
-pub struct Projections;
+pub struct Projections {
+    inner: Arc<Inner>,
+    // The threads hold `inner` too: they are told to stop when the last handle goes.
+    _threads: Arc<Threads>,
+}
+
+struct Threads {
+    inner: Arc<Inner>,
+    handles: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+impl Threads {
+    fn stop(&self) {
+        self.inner.stop();
+        let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
+        let me = std::thread::current().id();
+        for handle in handles.into_iter().filter(|handle| handle.thread().id() != me) {
+            if handle.join().is_err() {
+                tracing::error!("a thread of the projections had panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop();
+        self.inner.close("the projections are closed");
+    }
+}
 
 impl Projections {
     /// Opens the live generation, or rebuilds it when it cannot be trusted, and starts the projector. Returns at once:
     /// catching up goes on in the background ([`Projections::status`], [`Projections::wait_folded`]).
     pub fn open(engine: Engine, options: Options) -> Result<Projections> {
-        let _ = (engine, options);
-        todo!()
+        Projections::open_source(Arc::new(engine), options)
+    }
+
+    /// The same over any log.
+    pub fn open_source(source: Arc<dyn Source>, options: Options) -> Result<Projections> {
+        let inner = Arc::new(Inner::new(source, options)?);
+        let handles = vec![
+            driver::spawn("reprise-projector", &inner, driver::project)?,
+            driver::spawn("reprise-index-flush", &inner, driver::flush_now_and_then)?,
+        ];
+        let threads = Arc::new(Threads { inner: Arc::clone(&inner), handles: Mutex::new(handles) });
+        // Most openings are done in a few milliseconds; only the others are seen catching up.
+        inner.wait_served(Position::ZERO, OPEN_WAIT);
+        Ok(Projections { inner, _threads: threads })
     }
 
     /// A consistent snapshot of all projections at one checkpoint. Cheap.
     pub fn view(&self) -> View {
-        todo!()
+        self.inner.view()
     }
 
     /// How far it is folded.
     pub fn folded(&self) -> Checkpoint {
-        todo!()
+        self.inner.folded()
     }
 
     /// Waits until `position` is folded; false if `wait` passed first.
     pub fn wait_folded(&self, position: Position, wait: Duration) -> bool {
-        let _ = (position, wait);
-        todo!()
+        self.inner.wait_served(position, wait)
     }
 
     /// Calls `then` once `position` is folded (at once if it is). Must not block. Dropped uncalled at shutdown.
     pub fn when_folded(&self, position: Position, then: Box<dyn FnOnce() + Send>) {
-        let _ = (position, then);
-        todo!()
+        self.inner.when_served(position, then);
     }
 
     /// Distance to the end of the log.
     pub fn lag(&self) -> Lag {
-        todo!()
+        self.inner.lag()
     }
 
     /// For people and probes.
     pub fn status(&self) -> Status {
-        todo!()
+        self.inner.status()
+    }
+
+    /// Builds a whole new generation from the log beside the live one and switches to it if their digests are equal at
+    /// the same position, or if the live one is known bad. Serving goes on meanwhile.
+    ///
+    /// Errors: `Busy` while another rebuild runs.
+    pub fn rebuild(&self, options: &RebuildOptions, progress: Listener<'_>) -> Result<RebuildReport> {
+        driver::rebuild(&self.inner, options, progress)
+    }
+
+    /// All projections as they were after the event at `position`, in memory. For people: nothing bounds its size but
+    /// the log's.
+    pub fn build_at(&self, position: Position) -> Result<View> {
+        build_at(self.inner.source(), position)
     }
 
     /// Stops the projector, flushes, records the flush.
     pub fn shutdown(&self) -> Result<()> {
-        todo!()
+        self._threads.stop();
+        let flushed = self.inner.flush_and_mark_clean();
+        self.inner.close("the projections are shut down");
+        flushed
     }
 }
+
+/// All projections of a log after the event at `position`, in memory.
+pub fn build_at(source: &dyn Source, position: Position) -> Result<View> {
+    let durable = source.durable().position;
+    if position > durable {
+        return Err(Error::invalid(format!("position {position} is beyond the end of the log, {durable}")));
+    }
+    let store = MemoryStore::new();
+    let mut groups = source.follow(Position(1))?;
+    let mut folded = Position::ZERO;
+    let mut chain = Checkpoint::START.chain;
+    while folded < position {
+        let Some(group) = groups.next(READ_WAIT)? else {
+            let text = format!("the log does not give the event at {}", folded.next());
+            return Err(Error::new(ErrorKind::Unavailable, text));
+        };
+        let mut batch = Batch::new();
+        for event in group.events.iter().filter(|event| event.position <= position) {
+            models::fold(event, &mut batch);
+            folded = event.position;
+        }
+        chain = group.chain;
+        store.apply(&batch, Some(Checkpoint { position: folded, chain }))?;
+    }
+    store.apply(&Batch::new(), Some(Checkpoint { position, chain }))?;
+    View::of_snapshot(store.snapshot()?)
+}
+
+const OPEN_WAIT: Duration = Duration::from_millis(200);
+const READ_WAIT: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use reprise_engine::{
     Error, ErrorKind, Result,
     event::{RepoRecord, TagRecord, TokenRecord, Visibility},
-    id::{ChainHash, Kind, ObjectId, PackId, Position, RepoId, TokenHash},
+    id::{Kind, ObjectId, PackId, Position, RepoId, TokenHash},
     pack::Location,
 };
 
@@ -306,9 +306,4 @@ impl View {
         }
         self.rows()
     }
-}
-
-impl Checkpoint {
-    /// Before the first event.
-    pub const START: Checkpoint = Checkpoint { position: Position::ZERO, chain: ChainHash([0; 32]) };
 }

@@ -13,7 +13,7 @@ use reprise_engine::Result;
 use crate::{
     models::Model,
     projections::Checkpoint,
-    store::{Batch, RowVisitor, Snapshot, SortedRows, Store},
+    store::{Batch, RowVisitor, Snapshot, SortedRows, Stamp, Store},
 };
 
 type Rows = BTreeMap<Box<[u8]>, Box<[u8]>>;
@@ -73,7 +73,7 @@ impl Store for MemoryStore {
         Ok(count)
     }
 
-    fn flush(&self) -> Result<()> {
+    fn flush(&self, _: Stamp) -> Result<()> {
         Ok(())
     }
 }

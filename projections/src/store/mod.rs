@@ -6,11 +6,12 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
-use reprise_engine::Result;
+use reprise_engine::{Result, id::Position};
 
 use crate::{models::Model, projections::Checkpoint};
 
 pub mod batch;
+pub mod fjall;
 pub mod memory;
 
 pub use batch::{Batch, RowSink};
@@ -27,8 +28,18 @@ pub trait Store: Send + Sync {
     /// ([`Model::keyspace`]) may run in parallel. Not durable before [`Store::flush`]. Returns how many rows.
     fn ingest(&self, rows: &mut dyn SortedRows) -> Result<u64>;
 
-    /// Makes everything applied before this call durable without any journal.
-    fn flush(&self) -> Result<()>;
+    /// Makes everything applied before this call durable without any journal, and leaves `stamp` in every part of the
+    /// store as a sign of it.
+    fn flush(&self, stamp: Stamp) -> Result<()>;
+}
+
+/// The sign of a flush.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stamp {
+    /// Counts flushes of a generation from 1.
+    pub number: u64,
+    /// Rows up to here are durable.
+    pub position: Position,
 }
 
 /// Rows in ascending (model, key) order, each key once.

@@ -1,0 +1,251 @@
+//! Opening the live generation, or finding out why it must be rebuilt (the rules of FAULTS §1).
+//!
+//! Invariants: a marker stands durably while the store is being opened, so that an opening that kills the process is not
+//! tried twice; after an unclean stop only what our own flush record says is believed; a generation that knows more than
+//! the log, or another log, is kept aside and reported, never used and never deleted.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use reprise_engine::{
+    Result,
+    disk::{Disk, real::RealDisk},
+    id::Position,
+};
+
+use crate::{
+    generation,
+    projections::Checkpoint,
+    records::{self, Current, Flushed, Opening},
+    source::Source,
+    store::{
+        Stamp, Store,
+        fjall::{FjallStore, Memory},
+        memory::MemoryStore,
+    },
+};
+
+/// The directory of the generations.
+#[derive(Clone)]
+pub struct Home {
+    /// Our small files.
+    pub disk: Arc<dyn Disk>,
+    /// The same directory for fjall.
+    pub root: PathBuf,
+    /// What a store may take.
+    pub memory: Memory,
+}
+
+/// A generation in use.
+pub struct Live {
+    /// Its rows.
+    pub store: Arc<dyn Store>,
+    /// Its name; empty in memory.
+    pub name: String,
+    fjall: Option<Arc<FjallStore>>,
+    home: Option<Home>,
+    stamp: AtomicU64,
+}
+
+/// What opening found.
+pub enum Found {
+    /// A generation to go on with.
+    Good {
+        /// It.
+        live: Live,
+        /// Fold from here: its rows may be newer.
+        from: Checkpoint,
+        /// What is worth telling; empty if nothing.
+        note: String,
+    },
+    /// No generation that can be used.
+    Rebuild {
+        /// Why; empty at the very first start.
+        reason: String,
+        /// The index knew more than the log.
+        possible_loss: bool,
+        /// The rows are of another code version: two builds must agree.
+        outdated: bool,
+    },
+}
+
+impl Home {
+    /// The directory `root`, created if it is not there.
+    pub fn new(root: PathBuf, memory: Memory) -> Result<Home> {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.clone()));
+        disk.create_dir("")?;
+        Ok(Home { disk, root, memory })
+    }
+
+    /// Opens what `CURRENT` names.
+    pub fn open(&self, source: &dyn Source) -> Result<Found> {
+        let disk = &*self.disk;
+        let marker: Option<Opening> = records::read(disk, records::OPENING)?;
+        let died = records::stands(disk, records::OPENING)?;
+        let Some(current) = records::read::<Current>(disk, records::CURRENT)? else {
+            let any = !disk.list("")?.is_empty();
+            let reason = if any { "there was no readable CURRENT" } else { "" };
+            return self.unusable(None, reason);
+        };
+        if died {
+            let name = marker.map_or(String::new(), |marker| format!(" {}", marker.generation));
+            return self.unusable(Some(&current), &format!("an earlier opening{name} did not come to its end"));
+        }
+        if let Some(reason) = current.outdated() {
+            generation::set_aside(disk, &current.generation)?;
+            self.forget()?;
+            return Ok(Found::Rebuild { reason, possible_loss: false, outdated: true });
+        }
+        records::write(disk, records::OPENING, &Opening { generation: current.generation.clone() })?;
+        let opened = FjallStore::open(&self.root.join(&current.generation), self.memory);
+        let judged = opened.map(|store| self.judge(&current, store, source));
+        records::remove(disk, records::OPENING)?;
+        match judged {
+            Ok(judged) => judged,
+            Err(error) => self.unusable(Some(&current), &error.to_string()),
+        }
+    }
+
+    /// Starts a new generation beside whatever there is.
+    pub fn create(&self) -> Result<Live> {
+        let name = generation::next_name(&*self.disk)?;
+        let store = Arc::new(FjallStore::create(&self.root.join(&name), self.memory)?);
+        Ok(Live::of_fjall(self, store, name, 0))
+    }
+
+    /// `CURRENT` no longer names a generation; the next start rebuilds.
+    pub fn forget(&self) -> Result<()> {
+        records::remove(&*self.disk, records::CURRENT)?;
+        records::remove(&*self.disk, records::OPENING)
+    }
+
+    /// Removes everything that is not `live`.
+    pub fn sweep(&self, live: Option<&str>) -> Result<()> {
+        generation::sweep(&*self.disk, &self.root, live)
+    }
+
+    fn judge(&self, current: &Current, store: FjallStore, source: &dyn Source) -> Result<Found> {
+        let name = &current.generation;
+        let stored = match store.snapshot().and_then(|snapshot| snapshot.checkpoint()) {
+            Ok(stored) => stored.unwrap_or(Checkpoint::START),
+            Err(error) => return self.unusable(Some(current), &error.to_string()),
+        };
+        let stamps = match store.stamps() {
+            Ok(stamps) => stamps,
+            Err(error) => return self.unusable(Some(current), &error.to_string()),
+        };
+        let known = stamps.iter().flatten().map(|stamp| stamp.position).chain([stored.position]).max();
+        let durable = source.durable().position;
+        if let Some(known) = known.filter(|known| *known > durable) {
+            return self.aside(
+                current,
+                store,
+                &format!("it knows the event at {known}, but the log ends at {durable}"),
+            );
+        }
+        let clean: Option<Flushed> = records::read(&*self.disk, &records::clean_name(name))?;
+        let flushed: Option<Flushed> = records::read(&*self.disk, &records::flushed_name(name))?;
+        let clean =
+            clean.filter(|clean| clean.checkpoint().is_ok_and(|at| at == stored) && whole(&stamps, clean.stamp));
+        let (record, unclean) = match (clean, flushed) {
+            (Some(clean), _) => (clean, false),
+            (None, Some(flushed)) => (flushed, true),
+            (None, None) => return self.unusable(Some(current), "it has no record of a flush"),
+        };
+        if !whole(&stamps, record.stamp) {
+            return self.unusable(Some(current), "a part of it is missing or older than its last flush");
+        }
+        let Ok(from) = record.checkpoint() else {
+            return self.unusable(Some(current), "its record of a flush is malformed");
+        };
+        for at in [from, stored] {
+            if at.position > Position::ZERO && source.chain_at(at.position)? != Some(at.chain) {
+                return self.aside(current, store, &format!("the log is another one at {}", at.position));
+            }
+        }
+        // Gone before anything is written: a clean mark must never outlive the state it speaks of.
+        records::remove(&*self.disk, &records::clean_name(name))?;
+        let note = if unclean && from.position < durable {
+            format!("folding again from {} after an unclean stop", from.position)
+        } else {
+            String::new()
+        };
+        let live = Live::of_fjall(self, Arc::new(store), name.clone(), record.stamp);
+        Ok(Found::Good { live, from, note })
+    }
+
+    fn aside(&self, current: &Current, store: FjallStore, why: &str) -> Result<Found> {
+        drop(store);
+        let aside = generation::set_aside(&*self.disk, &current.generation)?;
+        self.forget()?;
+        let reason = format!("generation {} was kept as {aside}: {why}", current.generation);
+        tracing::error!(reason, "the log may have lost events");
+        Ok(Found::Rebuild { reason, possible_loss: true, outdated: false })
+    }
+
+    fn unusable(&self, current: Option<&Current>, why: &str) -> Result<Found> {
+        self.forget()?;
+        let reason = match current {
+            Some(current) => format!("generation {} could not be used: {why}", current.generation),
+            None => why.to_owned(),
+        };
+        Ok(Found::Rebuild { reason, possible_loss: false, outdated: false })
+    }
+}
+
+impl Live {
+    /// A generation in memory.
+    pub fn in_memory() -> Live {
+        let store = Arc::new(MemoryStore::new());
+        Live { store, name: String::new(), fjall: None, home: None, stamp: AtomicU64::new(0) }
+    }
+
+    fn of_fjall(home: &Home, fjall: Arc<FjallStore>, name: String, stamp: u64) -> Live {
+        let store: Arc<dyn Store> = Arc::clone(&fjall) as Arc<dyn Store>;
+        Live { store, name, fjall: Some(fjall), home: Some(home.clone()), stamp: AtomicU64::new(stamp) }
+    }
+
+    /// Makes everything up to `checkpoint` durable and records it. The caller holds the flush lock.
+    pub fn flush(&self, checkpoint: Checkpoint) -> Result<()> {
+        let Some(home) = &self.home else { return Ok(()) };
+        let number = self.stamp.load(SeqCst) + 1;
+        self.store.flush(Stamp { number, position: checkpoint.position })?;
+        let record = Flushed::of(checkpoint, number);
+        records::write(&*home.disk, &records::flushed_name(&self.name), &record)?;
+        self.stamp.store(number, SeqCst);
+        Ok(())
+    }
+
+    /// Says that nothing was written after the flush at `checkpoint`.
+    pub fn mark_clean(&self, checkpoint: Checkpoint) -> Result<()> {
+        let Some(home) = &self.home else { return Ok(()) };
+        let record = Flushed::of(checkpoint, self.stamp.load(SeqCst));
+        records::write(&*home.disk, &records::clean_name(&self.name), &record)
+    }
+
+    /// Makes this the generation that the next start opens.
+    pub fn make_current(&self) -> Result<()> {
+        let Some(home) = &self.home else { return Ok(()) };
+        records::write(&*home.disk, records::CURRENT, &Current::of(&self.name))
+    }
+
+    /// This generation is not wanted any more: it goes when its last reader does.
+    pub fn discard(&self) {
+        let Some((fjall, home)) = self.fjall.as_ref().zip(self.home.as_ref()) else { return };
+        fjall.remove_when_unused();
+        for name in [records::flushed_name(&self.name), records::clean_name(&self.name)] {
+            if let Err(error) = records::remove(&*home.disk, &name) {
+                tracing::warn!(name, %error, "a record of an old generation could not be removed");
+            }
+        }
+    }
+}
+
+fn whole(stamps: &[Option<Stamp>], number: u64) -> bool {
+    stamps.iter().all(|stamp| stamp.is_some_and(|stamp| stamp.number >= number))
+}
