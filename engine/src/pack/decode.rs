@@ -3,6 +3,8 @@
 //! Invariants: `real_len` is a hard limit, checked against the kind's cap before anything else; memory grows with the
 //! bytes that really come out, not with what a header says; nothing is returned that does not hash to its name.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use zstd::zstd_safe::{DCtx, DParameter, InBuffer, OutBuffer, get_error_name};
@@ -80,6 +82,9 @@ pub(super) fn inflate(kind: Kind, location: &Location, stored: &[u8], base: Opti
         return Err(damaged(location, "the entry and its base do not fit together"));
     }
     let real_len = usize::try_from(location.real_len).map_err(|_| damaged(location, "too long for this machine"))?;
+    if base.is_none() && real_len <= ONE_SHOT_BYTES_MAX {
+        return inflate_at_once(location, stored, real_len);
+    }
     let mut inflater = Inflater::new(base, location)?;
     let mut input = stored;
     let mut out = Vec::new();
@@ -98,6 +103,21 @@ pub(super) fn inflate(kind: Kind, location: &Location, stored: &[u8], base: Opti
         }
     }
     if out.len() != real_len || !input.is_empty() {
+        return Err(damaged(location, "it does not decode to its real length"));
+    }
+    Ok(out)
+}
+
+/// Decodes a small plain frame with the thread's own context: making one costs more than decoding a few kilobytes.
+fn inflate_at_once(location: &Location, stored: &[u8], real_len: usize) -> Result<Vec<u8>> {
+    thread_local! {
+        static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+    }
+    let mut out = Vec::with_capacity(real_len);
+    // One shot never writes past the capacity: a frame that holds more is an error, not a longer payload.
+    let made = CONTEXT.with_borrow_mut(|context| context.decompress(&mut out, stored));
+    let made = made.map_err(|code| damaged(location, &format!("zstd: {}", get_error_name(code))))?;
+    if made != real_len || out.len() != real_len {
         return Err(damaged(location, "it does not decode to its real length"));
     }
     Ok(out)
@@ -163,6 +183,8 @@ pub(super) fn damaged(location: &Location, what: &str) -> Error {
     Error::corrupt(StoreKey::pack(location.pack).as_str(), location.offset, what)
 }
 
+/// Up to here a payload's room is taken at once; larger ones grow as bytes come out.
+const ONE_SHOT_BYTES_MAX: usize = 1 << 20;
 /// Output grows by doubling from this.
 const GROW_BYTES: usize = 256 << 10;
 /// Plain frames of our writer use windows of at most 2^21 (or their own size when smaller).
