@@ -290,6 +290,12 @@ impl Engine {
         self.inner.drive.propose_and_wait(proposal)
     }
 
+    /// Byte offset after the last durable frame of the active segment.
+    #[cfg(test)]
+    pub(crate) fn frames_end(&self) -> u64 {
+        self.inner.drive.published.look().segments.last().map_or(0, |segment| segment.frames_end)
+    }
+
     /// The durable end of the log.
     pub fn durable(&self) -> Durable {
         self.inner.drive.published.look().durable

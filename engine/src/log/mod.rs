@@ -19,3 +19,6 @@ pub(crate) mod repair;
 pub(crate) mod scan;
 pub(crate) mod state_codec;
 pub(crate) mod survey;
+
+#[cfg(test)]
+mod tests;
