@@ -30,13 +30,18 @@ pub mod body;
 pub mod bundle;
 pub mod damage;
 pub mod error;
+pub mod fetch;
 pub mod limits;
 pub mod packing;
+pub mod plan;
 pub mod push;
+pub mod questions;
 pub mod receive;
 pub mod repos;
 pub mod secret;
+pub mod stream;
 pub mod tokens;
+pub mod walk;
 pub mod verify;
 
 pub use access::Caller;

@@ -1,0 +1,198 @@
+//! A planned answer becomes bytes: ranged reads, every payload verified, msgpack in chunks over a bounded channel.
+//!
+//! Invariants: the bytes are exactly as many as the plan says, or the stream ends with an error and stops short; a payload
+//! goes out only after it was verified (a large blob's last piece only then); memory is one range, one payload and a few
+//! chunks; damage is looked for to the end of the plan and condemned, whether or not someone still listens.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use reprise_engine::{
+    Error,
+    engine::Engine,
+    id::{Kind, ObjectId, PackId, RepoId},
+    pack::{Payload, RangeReader, Wanted},
+};
+use reprise_projections::{RepoScope, View};
+use tokio::sync::mpsc;
+
+use crate::{
+    http::wire::{encode, transcode},
+    hub::{
+        HubError,
+        damage::{condemn, is_damage},
+        plan::{CONTENT, KEYS, OBJECT_ID, Plan, Section},
+    },
+};
+
+/// Turns one plan into chunks.
+pub struct Producer {
+    /// For the store, and for condemning.
+    pub engine: Engine,
+    /// Index rows of records.
+    pub view: View,
+    /// Of which repository.
+    pub scope: RepoScope,
+    /// What to send.
+    pub plan: Plan,
+    /// To whom.
+    pub chunks: mpsc::Sender<Result<Bytes, HubError>>,
+}
+
+/// Bytes on their way out.
+struct Out {
+    buffer: Vec<u8>,
+    sent: u64,
+    chunks: mpsc::Sender<Result<Bytes, HubError>>,
+    /// False once the client is gone or an error ended the answer.
+    open: bool,
+}
+
+type Damage = BTreeMap<PackId, (Vec<(Kind, ObjectId)>, String)>;
+
+impl Producer {
+    /// Sends everything. For a blocking thread.
+    pub fn run(self) {
+        let buffer = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
+        let mut out = Out { buffer, sent: 0, chunks: self.chunks.clone(), open: true };
+        let mut damage = Damage::new();
+        self.head(&mut out);
+        for (section, key) in self.plan.sections.iter().zip(&KEYS[1..]) {
+            encode::text(&mut out.buffer, key);
+            encode::array_header(&mut out.buffer, encode::len32(section.len()));
+            self.section(section, &mut out, &mut damage);
+            // With the client gone, only damage that was met is worth looking further.
+            if !out.open && damage.is_empty() {
+                return;
+            }
+        }
+        out.finish(self.plan.len);
+        let repo: RepoId = self.scope.repo();
+        for (pack, (rows, reason)) in damage {
+            condemn(&self.engine, repo, pack, rows, &reason);
+        }
+    }
+
+    fn head(&self, out: &mut Out) {
+        encode::map_header(&mut out.buffer, encode::len32(KEYS.len()));
+        encode::text(&mut out.buffer, KEYS[0]);
+        encode::map_header(&mut out.buffer, encode::len32(self.plan.refs.len()));
+        for row in &self.plan.refs {
+            encode::text(&mut out.buffer, &row.name);
+            encode::id(&mut out.buffer, &row.head.0);
+        }
+    }
+
+    fn section(&self, section: &Section, out: &mut Out, damage: &mut Damage) {
+        if section.is_empty() {
+            return;
+        }
+        let planned = self.plan.reads(section);
+        metrics::counter!("reprise_fetch_planned_reads_total").increment(planned.reads);
+        metrics::counter!("reprise_fetch_planned_bytes_total").increment(planned.bytes);
+        let wanted = self.plan.wanted(&self.view, self.scope, section);
+        let mut reader = RangeReader::new(Arc::clone(self.engine.store()), planned.ranges, wanted);
+        for (wanted, payload) in reader.by_ref() {
+            if let Err(error) = payload.and_then(|payload| send(&wanted, payload, out)) {
+                out.fail(&wanted, &error);
+                if is_damage(&error) {
+                    let found = damage.entry(wanted.location.pack).or_insert_with(|| (Vec::new(), error.to_string()));
+                    found.0.push((wanted.kind, wanted.id));
+                }
+            }
+            if !out.open && damage.is_empty() {
+                break;
+            }
+        }
+        metrics::counter!("reprise_fetch_base_reads_total").increment(reader.base_reads());
+        metrics::counter!("reprise_fetch_read_bytes_total").increment(reader.bytes_read());
+    }
+}
+
+fn send(wanted: &Wanted, payload: Payload, out: &mut Out) -> Result<(), Error> {
+    let len = wanted.location.real_len;
+    match payload {
+        Payload::Whole(bytes) if wanted.kind == Kind::Blob => {
+            blob_head(wanted.id, len, out);
+            out.push(bytes);
+        }
+        Payload::Whole(bytes) => {
+            let appended = transcode::append(&bytes, &mut out.buffer);
+            appended.map_err(|error| Error::corrupt(wanted.location.pack.to_string(), wanted.location.offset, error.to_string()))?;
+            out.flush_if_full();
+        }
+        Payload::Pieces(pieces) => {
+            blob_head(wanted.id, len, out);
+            for piece in pieces {
+                out.push(piece?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn blob_head(id: ObjectId, len: u64, out: &mut Out) {
+    encode::map_header(&mut out.buffer, 2);
+    encode::text(&mut out.buffer, OBJECT_ID);
+    encode::id(&mut out.buffer, &id.0);
+    encode::text(&mut out.buffer, CONTENT);
+    encode::bin_header(&mut out.buffer, u32::try_from(len).unwrap_or(u32::MAX));
+}
+
+impl Out {
+    fn push(&mut self, bytes: Bytes) {
+        if bytes.len() < CHUNK_BYTES {
+            self.buffer.extend_from_slice(&bytes);
+            return self.flush_if_full();
+        }
+        self.flush();
+        self.send(bytes);
+    }
+
+    fn flush_if_full(&mut self) {
+        if self.buffer.len() >= CHUNK_BYTES || !self.open {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if !self.buffer.is_empty() {
+            let next = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
+            let chunk = std::mem::replace(&mut self.buffer, next);
+            self.send(chunk.into());
+        }
+    }
+
+    fn send(&mut self, bytes: Bytes) {
+        self.sent += bytes.len() as u64;
+        if self.open {
+            self.open = self.chunks.blocking_send(Ok(bytes)).is_ok();
+        }
+    }
+
+    /// The answer ends here, short of its length.
+    fn fail(&mut self, wanted: &Wanted, error: &Error) {
+        if std::mem::replace(&mut self.open, false) {
+            let told = match is_damage(error) {
+                true => HubError::Damaged { object: wanted.id, pack: wanted.location.pack },
+                false => HubError::Unavailable(format!("object {} could not be read now: {error}", wanted.id)),
+            };
+            // A client that is gone need not be told.
+            self.chunks.blocking_send(Err(told)).unwrap_or_default();
+        }
+    }
+
+    fn finish(&mut self, planned: u64) {
+        let total = self.sent + self.buffer.len() as u64;
+        if self.open && total != planned {
+            let text = format!("an answer of {total} bytes was planned as {planned}: it is not sent");
+            tracing::error!(total, planned, "the plan and the answer differ");
+            self.chunks.blocking_send(Err(HubError::Internal(text))).unwrap_or_default();
+            self.open = false;
+        }
+        self.flush();
+    }
+}
+
+/// Bytes of one chunk, about.
+const CHUNK_BYTES: usize = 256 << 10;
