@@ -19,7 +19,10 @@ pub mod error;
 pub mod extract;
 pub mod health;
 pub mod heartbeat;
+pub mod intake;
 pub mod limits;
+pub mod mwp;
+pub mod range;
 pub mod serve;
 pub mod track;
 pub mod wire;
@@ -34,6 +37,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .nest("/api/v1", admin::routes())
+        .merge(mwp::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(panicked))

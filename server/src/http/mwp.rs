@@ -1,0 +1,386 @@
+//! The Muse Wire Protocol (MWP §5) and the blobs: one handler per endpoint.
+//!
+//! Invariants: who may is decided before a body is read, and again on the newest view after; every 2xx answer is one
+//! msgpack map (a blob excepted); work that changes something runs in a task of its own, so that a client that goes away
+//! leaves nothing half done.
+
+use std::{future::Future, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body as HttpBody,
+    extract::{Path, Query, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use futures_util::{StreamExt, stream};
+use reprise_engine::id::ObjectId;
+use reprise_projections::View;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tracing::Instrument;
+
+use crate::{
+    http::{
+        intake, range,
+        wire::{encode, transcode},
+    },
+    hub::{
+        Caller, Hub, HubError, Repo,
+        body::Body,
+        objects::BlobBytes,
+        questions::default_branch,
+        releases::ReleaseQuery,
+    },
+};
+
+type Answer = Result<Response, HubError>;
+type Name = Path<(String, String)>;
+
+/// All endpoints below a repository's address.
+pub fn routes() -> Router<Arc<Hub>> {
+    Router::new()
+        .route("/{owner}/{slug}/refs", get(refs))
+        .route("/{owner}/{slug}/filter-objects", post(filter_objects))
+        .route("/{owner}/{slug}/presign", post(presign))
+        .route("/{owner}/{slug}/push/objects", post(push_objects))
+        .route("/{owner}/{slug}/push", post(push))
+        .route("/{owner}/{slug}/negotiate", post(negotiate))
+        .route("/{owner}/{slug}/fetch", post(fetch))
+        .route("/{owner}/{slug}/releases", get(list_releases).post(publish_release))
+        .route("/{owner}/{slug}/releases/{tag}", delete(retract_release))
+        .route("/{owner}/{slug}/tags", post(set_tags))
+        .route("/{owner}/{slug}/objects/{id}", get(object))
+}
+
+async fn refs(State(hub): State<Arc<Hub>>, caller: Caller, Path((owner, slug)): Name) -> Answer {
+    let (repo, view) = hub.readable(&caller, &owner, &slug).await?;
+    hub.read(move || {
+        let refs = view.refs(repo.scope)?;
+        let record = &repo.row.record;
+        let mut out = map(4);
+        pair(&mut out, "repo_id", &record.repo.to_string());
+        pair(&mut out, "domain", &record.domain);
+        pair(&mut out, "default_branch", default_branch(&record.default_branch, &refs));
+        heads(&mut out, refs.iter().map(|row| (row.name.as_str(), row.head)));
+        Ok(msgpack(out))
+    })
+    .await
+}
+
+async fn filter_objects(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    Path((owner, slug)): Name,
+    headers: HeaderMap,
+    body: HttpBody,
+) -> Answer {
+    let limit = hub.limits.ids_body_bytes_max;
+    let (repo, view, body) = asked(&hub, &caller, (&owner, &slug), (headers, body, limit)).await?;
+    let job = Arc::clone(&hub);
+    hub.blocking(move || {
+        let missing = job.filter_objects(&repo, &view, &body)?;
+        let mut out = map(1);
+        ids(&mut out, "missing", &missing);
+        Ok(msgpack(out))
+    })
+    .await
+}
+
+async fn presign(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    Path((owner, slug)): Name,
+    headers: HeaderMap,
+    body: HttpBody,
+) -> Answer {
+    let limit = hub.limits.ids_body_bytes_max;
+    let (_, _, body) = asked(&hub, &caller, (&owner, &slug), (headers, body, limit)).await?;
+    let job = Arc::clone(&hub);
+    hub.blocking(move || {
+        let inline = job.presign_inline(&body)?;
+        let mut out = map(2);
+        encode::text(&mut out, "presigned");
+        encode::map_header(&mut out, 0);
+        ids(&mut out, "inline", &inline);
+        Ok(msgpack(out))
+    })
+    .await
+}
+
+async fn push_objects(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    Path((owner, slug)): Name,
+    headers: HeaderMap,
+    body: HttpBody,
+) -> Answer {
+    hub.writable(&caller, &owner, &slug, true).await?;
+    let body = intake::take(&hub, &headers, body, hub.limits.objects_body_bytes_max).await?;
+    to_the_end(async move {
+        let (repo, view) = hub.writable(&caller, &owner, &slug, false).await?;
+        let received = hub.receive_objects(caller, repo, view, body).await?;
+        let mut out = map(2);
+        encode::text(&mut out, "stored");
+        encode::unsigned(&mut out, received.stored);
+        encode::text(&mut out, "skipped");
+        encode::unsigned(&mut out, received.skipped);
+        Ok(msgpack(out))
+    })
+    .await
+}
+
+async fn push(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    Path((owner, slug)): Name,
+    headers: HeaderMap,
+    body: HttpBody,
+) -> Answer {
+    hub.writable(&caller, &owner, &slug, true).await?;
+    let key = idempotency_key(&headers)?;
+    let body = intake::take(&hub, &headers, body, hub.limits.push_body_bytes_max).await?;
+    let answer = to_the_end(hub.push(caller, owner, slug, body, key)).await?;
+    let mut out = map(if answer.head.is_some() { 4 } else { 3 });
+    encode::text(&mut out, "ok");
+    encode::boolean(&mut out, answer.ok);
+    pair(&mut out, "message", &answer.message);
+    heads(&mut out, answer.heads.iter().map(|(name, head)| (name.as_str(), *head)));
+    if let Some(head) = answer.head {
+        encode::text(&mut out, "remote_head");
+        encode::id(&mut out, &head.0);
+    }
+    Ok(msgpack(out))
+}
+
+async fn negotiate(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    Path((owner, slug)): Name,
+    headers: HeaderMap,
+    body: HttpBody,
+) -> Answer {
+    let limit = hub.limits.ids_body_bytes_max;
+    let (repo, view, body) = asked(&hub, &caller, (&owner, &slug), (headers, body, limit)).await?;
+    let job = Arc::clone(&hub);
+    hub.blocking(move || {
+        let negotiated = job.negotiate(&repo, &view, &body)?;
+        let mut out = map(3);
+        ids(&mut out, "ack", &negotiated.ack);
+        encode::text(&mut out, "common_base");
+        match negotiated.common_base {
+            Some(base) => encode::id(&mut out, &base.0),
+            None => encode::nil(&mut out),
+        }
+        encode::text(&mut out, "ready");
+        encode::boolean(&mut out, negotiated.ready);
+        Ok(msgpack(out))
+    })
+    .await
+}
+
+async fn fetch(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    Path((owner, slug)): Name,
+    headers: HeaderMap,
+    body: HttpBody,
+) -> Answer {
+    let limit = hub.limits.ids_body_bytes_max;
+    let (repo, view, body) = asked(&hub, &caller, (&owner, &slug), (headers, body, limit)).await?;
+    let answer = hub.fetch(repo, view, body).await?;
+    let chunks = stream::once(async move { Ok(answer.first) }).chain(received(answer.rest));
+    let mut response = Response::new(HttpBody::from_stream(chunks));
+    response.headers_mut().insert(header::CONTENT_TYPE, MSGPACK);
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(answer.len));
+    Ok(response)
+}
+
+/// The query of a release listing.
+#[derive(Deserialize)]
+struct Listing {
+    channel: Option<String>,
+    include_drafts: Option<String>,
+}
+
+async fn list_releases(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    Path((owner, slug)): Name,
+    Query(listing): Query<Listing>,
+) -> Answer {
+    let (repo, view) = hub.readable(&caller, &owner, &slug).await?;
+    let drafts = listing.include_drafts.is_some_and(|value| value == "1" || value == "true");
+    let query = ReleaseQuery { channel: listing.channel, drafts };
+    let job = Arc::clone(&hub);
+    hub.blocking(move || {
+        let rows = job.list_releases(&caller, &repo, &view, &query)?;
+        let mut out = map(1);
+        encode::text(&mut out, "releases");
+        encode::array_header(&mut out, encode::len32(rows.len()));
+        for row in rows {
+            transcode::append(&row.record, &mut out)?;
+        }
+        Ok(msgpack(out))
+    })
+    .await
+}
+
+async fn publish_release(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    Path((owner, slug)): Name,
+    headers: HeaderMap,
+    body: HttpBody,
+) -> Answer {
+    let (repo, _) = hub.writable(&caller, &owner, &slug, false).await?;
+    let body = intake::take(&hub, &headers, body, hub.limits.json_body_bytes_max).await?;
+    let id = to_the_end(async move { hub.publish_release(&caller, &repo, &body).await }).await?;
+    let mut out = map(1);
+    pair(&mut out, "release_id", &id);
+    Ok(msgpack(out))
+}
+
+async fn retract_release(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    Path((owner, slug, tag)): Path<(String, String, String)>,
+) -> Answer {
+    let (repo, _) = hub.writable(&caller, &owner, &slug, false).await?;
+    let retracted = tag.clone();
+    to_the_end(async move { hub.retract_release(&caller, &repo, &tag).await }).await?;
+    let mut out = map(1);
+    pair(&mut out, "retracted", &retracted);
+    Ok(msgpack(out))
+}
+
+async fn set_tags(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    Path((owner, slug)): Name,
+    headers: HeaderMap,
+    body: HttpBody,
+) -> Answer {
+    let (repo, _) = hub.writable(&caller, &owner, &slug, false).await?;
+    let body = intake::take(&hub, &headers, body, hub.limits.json_body_bytes_max).await?;
+    let stored = to_the_end(async move { hub.set_tags(&caller, &repo, &body).await }).await?;
+    let mut out = map(1);
+    encode::text(&mut out, "stored");
+    encode::unsigned(&mut out, stored);
+    Ok(msgpack(out))
+}
+
+async fn object(
+    State(hub): State<Arc<Hub>>,
+    caller: Caller,
+    Path((owner, slug, id)): Path<(String, String, String)>,
+    headers: HeaderMap,
+) -> Answer {
+    let (repo, view) = hub.readable(&caller, &owner, &slug).await?;
+    let id: ObjectId = id.parse()?;
+    let (job, found) = (Arc::clone(&hub), repo.clone());
+    let location = hub.read(move || job.locate_blob(&found, &view, id)).await?;
+    let etag = format!("\"{id}\"");
+    let cache = if repo.row.is_public() { "public, max-age=31536000, immutable" } else { "private, no-store" };
+    let mut answer = Response::builder()
+        .header(header::ETAG, &etag)
+        .header(header::CACHE_CONTROL, cache)
+        .header(header::ACCEPT_RANGES, "bytes")
+        .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+        .header(header::CONTENT_TYPE, "application/octet-stream");
+    if range::not_modified(&headers, &etag) {
+        return built(answer.status(StatusCode::NOT_MODIFIED), HttpBody::empty());
+    }
+    let len = location.real_len;
+    let wanted = match range::wanted(&headers, len, &etag) {
+        range::Wanted::All => 0..len,
+        range::Wanted::Part(part) => {
+            answer = answer.status(StatusCode::PARTIAL_CONTENT);
+            answer = answer.header(header::CONTENT_RANGE, format!("bytes {}-{}/{len}", part.start, part.end - 1));
+            part
+        }
+        range::Wanted::Nothing => {
+            let answer = answer.status(StatusCode::RANGE_NOT_SATISFIABLE);
+            return built(answer.header(header::CONTENT_RANGE, format!("bytes */{len}")), HttpBody::empty());
+        }
+    };
+    let answer = answer.header(header::CONTENT_LENGTH, wanted.end - wanted.start);
+    match hub.read_blob(repo, id, location, wanted).await? {
+        BlobBytes::Whole(bytes) => built(answer, bytes.into()),
+        BlobBytes::Pieces(pieces) => built(answer, HttpBody::from_stream(received(pieces))),
+    }
+}
+
+/// A reader's request: may he, his body, may he still, on the newest view.
+async fn asked(
+    hub: &Arc<Hub>,
+    caller: &Caller,
+    (owner, slug): (&str, &str),
+    (headers, body, limit): (HeaderMap, HttpBody, u64),
+) -> Result<(Repo, View, Body), HubError> {
+    hub.readable(caller, owner, slug).await?;
+    let body = intake::take(hub, &headers, body, limit).await?;
+    let (repo, view) = hub.readable(caller, owner, slug).await?;
+    Ok((repo, view, body))
+}
+
+/// Runs `work` to its end even when the client goes away.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, HubError>> + Send + 'static,
+) -> Result<T, HubError> {
+    let task = tokio::spawn(work.in_current_span());
+    task.await.map_err(|error| HubError::Internal(format!("a task died: {error}")))?
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, HubError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().ok().filter(|text| !text.is_empty() && text.len() <= KEY_BYTES_MAX);
+    let text = text.ok_or_else(|| {
+        HubError::BadRequest(format!("Idempotency-Key: 1 to {KEY_BYTES_MAX} visible ASCII characters are expected"))
+    })?;
+    Ok(Some(text.to_owned()))
+}
+
+fn received<T: Send + 'static>(receiver: mpsc::Receiver<Result<T, HubError>>) -> impl stream::Stream<Item = Result<T, HubError>> {
+    stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) })
+}
+
+fn map(pairs: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::map_header(&mut out, pairs);
+    out
+}
+
+fn pair(out: &mut Vec<u8>, key: &str, value: &str) {
+    encode::text(out, key);
+    encode::text(out, value);
+}
+
+fn ids(out: &mut Vec<u8>, key: &str, ids: &[ObjectId]) {
+    encode::text(out, key);
+    encode::array_header(out, encode::len32(ids.len()));
+    for id in ids {
+        encode::id(out, &id.0);
+    }
+}
+
+fn heads<'a>(out: &mut Vec<u8>, heads: impl ExactSizeIterator<Item = (&'a str, ObjectId)>) {
+    encode::text(out, "branch_heads");
+    encode::map_header(out, encode::len32(heads.len()));
+    for (name, head) in heads {
+        encode::text(out, name);
+        encode::id(out, &head.0);
+    }
+}
+
+fn msgpack(body: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, MSGPACK)], body).into_response()
+}
+
+fn built(answer: axum::http::response::Builder, body: HttpBody) -> Answer {
+    answer.body(body).map_err(|error| HubError::Internal(format!("an answer could not be built: {error}")))
+}
+
+const MSGPACK: HeaderValue = HeaderValue::from_static("application/x-msgpack");
+const KEY_BYTES_MAX: usize = 255;
