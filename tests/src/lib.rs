@@ -14,6 +14,7 @@
 
 pub mod client;
 pub mod fixtures;
+pub mod hub_in_process;
 pub mod oracle;
 pub mod rows;
 pub mod seeds;

@@ -192,10 +192,12 @@ fn pack_files(data: &DataDir) -> Vec<PathBuf> {
 
 /// Flips one byte of an object where it is stored.
 fn damage_object(data: &DataDir, repo: &str, id: &str) -> String {
-    let place = data.json(&["locate", repo, id]);
-    let text = |key: &str| place[key].as_str().unwrap_or_else(|| panic!("no {key} in {place}")).to_owned();
-    let pack = text("pack");
-    let offset = place["offset"].as_u64().unwrap() + place["stored_len"].as_u64().unwrap() / 2;
+    let answer = data.json(&["locate", repo, id]);
+    let found = answer["found"].as_array().unwrap_or_else(|| panic!("nothing found: {answer}"));
+    let place = &found[0];
+    let pack = place["pack"].as_str().unwrap_or_else(|| panic!("no pack in {place}")).to_owned();
+    let number = |key: &str| place[key].as_u64().unwrap_or_else(|| panic!("no {key} in {place}"));
+    let offset = number("offset") + number("stored_bytes") / 2;
     let file = pack_files(data).into_iter().find(|path| path.file_name().unwrap().to_string_lossy().contains(&pack));
     let file = file.unwrap_or_else(|| panic!("no file of pack {pack}"));
     let mut bytes = fs::read(&file).unwrap();

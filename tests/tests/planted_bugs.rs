@@ -1,0 +1,77 @@
+//! The incident's two bugs, planted: the tests that exist to find them must fail on them (T9).
+#![cfg(feature = "planted-bugs")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
+use std::{panic, path::Path};
+
+use reprise_engine::planted::{PlantedBug, plant};
+use reprise_tests::{
+    client::{clone, push},
+    fixtures,
+    hub_in_process::HubInProcess,
+};
+
+/// Incident (a): the same content pushed to two repositories must clone completely from both.
+fn same_content_twice(data: &Path) {
+    let hub = HubInProcess::open(data, 1);
+    for repo in ["alice/one", "bob/two"] {
+        hub.create_repo(repo);
+        push_and_check(&hub, repo);
+    }
+}
+
+/// Incident (b): a repository is deleted, recreated, and gets the same content again, while a mirror of it stays.
+fn deleted_and_recreated(data: &Path) {
+    let hub = HubInProcess::open(data, 2);
+    for repo in ["alice/etude", "bob/mirror"] {
+        hub.create_repo(repo);
+        push_and_check(&hub, repo);
+    }
+    hub.delete_repo("alice/etude");
+    hub.create_repo("alice/etude");
+    push_and_check(&hub, "alice/etude");
+}
+
+fn push_and_check(hub: &HubInProcess, repo: &str) {
+    let (token, _) = hub.token(repo.split('/').next().unwrap());
+    let mut local = fixtures::etude();
+    local.remotes.insert("origin".to_owned(), hub.remote(repo, &token));
+    for branch in ["main", "variation", "feature/long-name"] {
+        push(&mut local, "origin", branch).unwrap_or_else(|error| panic!("{repo} {branch}: {error:?}"));
+    }
+    let cloned = clone(&hub.url(repo)).unwrap_or_else(|error| panic!("{repo}: {error:?}"));
+    for head in local.heads.values() {
+        cloned.check_complete(head).unwrap_or_else(|error| panic!("{repo}: {error}"));
+    }
+}
+
+/// `test` passes without the bug and fails with it.
+fn check_found(bug: PlantedBug, test: fn(&Path)) {
+    let fresh = || tempfile::tempdir().unwrap();
+    test(fresh().path());
+    let dir = fresh();
+    let guard = plant(bug);
+    let result = panic::catch_unwind(|| test(dir.path()));
+    drop(guard);
+    assert!(result.is_err(), "{bug:?} was not found");
+}
+
+#[test]
+fn planted_rows_only_for_objects_new_to_the_hub_are_found_by_the_same_content_twice() {
+    check_found(PlantedBug::RowsOnlyForObjectsNewToHub, same_content_twice);
+}
+
+#[test]
+fn planted_rows_only_for_objects_new_to_the_hub_are_found_by_delete_and_recreate() {
+    check_found(PlantedBug::RowsOnlyForObjectsNewToHub, deleted_and_recreated);
+}
+
+#[test]
+fn planted_a_fold_that_forgets_object_refs_is_found_by_the_same_content_twice() {
+    check_found(PlantedBug::FoldForgetsObjectRefs, same_content_twice);
+}
+
+#[test]
+fn planted_a_fold_that_forgets_object_refs_is_found_by_delete_and_recreate() {
+    check_found(PlantedBug::FoldForgetsObjectRefs, deleted_and_recreated);
+}
