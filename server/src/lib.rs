@@ -4,8 +4,11 @@
 //! [`http::error`] turns every refusal into a status and a text. Nothing here writes an index: it proposes events and
 //! reads views.
 
+pub mod cli;
+pub mod config;
 pub mod http;
 pub mod hub;
+pub mod shutdown;
 pub mod telemetry;
 
 pub use hub::{Caller, Hub, HubError, Limits, Repo};

@@ -4,14 +4,7 @@
 //! is drained before an early answer, and a connection lingers before it closes, so that the answer is not lost in a
 //! reset; open connections are bounded. TCP_NODELAY: with one connection per request a delayed ACK costs 40 ms each.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    net::SocketAddr,
-    pin::pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use hyper::{Method, Request, Response, Version, body::Incoming, header, server::conn::http1, service::service_fn};

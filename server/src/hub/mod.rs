@@ -31,6 +31,7 @@ pub mod bundle;
 pub mod damage;
 pub mod error;
 pub mod fetch;
+pub mod lifecycle;
 pub mod limits;
 pub mod objects;
 pub mod packing;

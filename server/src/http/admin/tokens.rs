@@ -40,7 +40,8 @@ pub struct CreateBody {
     owner: String,
     repo: Option<String>,
     scope: Option<String>,
-    expires_seconds: Option<u64>,
+    /// How long it is valid, milliseconds.
+    expires_ms: Option<u64>,
 }
 
 /// `POST /api/v1/tokens`
@@ -55,7 +56,7 @@ pub async fn create(
         Some("admin") => Scope::Admin,
         Some(_) => return Err(HubError::Invalid("scope is 'read', 'write' or 'admin'".to_owned())),
     };
-    let expires_ms = body.expires_seconds.map(|seconds| hub.now_ms().saturating_add(seconds.saturating_mul(1_000)));
+    let expires_ms = body.expires_ms.map(|span| hub.now_ms().saturating_add(span));
     let new = NewToken { owner: body.owner, repo: body.repo, scope, expires_ms };
     let (record, secret) = hub.issue_token(&caller, new).await?;
     let mut shown = event_json::token(&record);

@@ -1,0 +1,149 @@
+//! The command line. Every command but `serve` is a client of the admin API: of the server that holds the directory, or of
+//! the same routes in this process when none does. There is one path, so both answer the same.
+//!
+//! Exit codes: 0 ok; 1 the thing asked about is not well; 2 usage; 3 could not do it.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+pub mod client;
+pub mod digest;
+pub mod failure;
+pub mod locate;
+pub mod log;
+pub mod output;
+pub mod projection;
+pub mod rebuild;
+pub mod repo;
+pub mod serve;
+pub mod server_file;
+pub mod status;
+pub mod token;
+pub mod verify;
+
+use client::{Client, Need};
+use failure::Failure;
+use output::Output;
+
+/// A hub for muse repositories whose every index can be deleted and folded again from its log.
+#[derive(Parser, Debug)]
+#[command(name = "reprise", version, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// The data directory
+    #[arg(long, global = true, default_value = "./reprise-data", value_name = "DIR")]
+    data: PathBuf,
+    /// One JSON value on stdout, or one per line for streams
+    #[arg(long, global = true)]
+    json: bool,
+    /// What to log to stderr, for example `debug` or `reprise_server=trace`
+    #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER")]
+    log_filter: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Serve repositories over HTTP
+    Serve(serve::Serve),
+    /// Create, list, show and delete repositories
+    #[command(subcommand)]
+    Repo(repo::Repo),
+    /// Issue, list and revoke tokens
+    #[command(subcommand)]
+    Token(token::Token),
+    /// How the log and its projections are
+    Status(status::Status),
+    /// Print the events of the log
+    Log(log::Log),
+    /// Which event proves an object, in which pack it is, at which bytes
+    Locate(locate::Locate),
+    /// Fold all projections again from the log, beside the live ones
+    Rebuild(rebuild::Rebuild),
+    /// Print the fingerprints of the projections
+    Digest(digest::Digest),
+    /// Check the log and every pack that it names
+    Verify(verify::Verify),
+    /// Look into projections
+    #[command(subcommand)]
+    Projection(projection::Projection),
+}
+
+impl Arguments {
+    /// What to log: a server says more than a command.
+    pub fn log_filter(&self) -> String {
+        let plain = if matches!(self.command, Command::Serve(_)) { "info" } else { "error" };
+        self.log_filter.clone().unwrap_or_else(|| plain.to_owned())
+    }
+}
+
+/// Runs one command to its end.
+pub fn run(arguments: Arguments) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .build();
+    let output = Output::new(arguments.json);
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(Box::pin(dispatch(arguments, &output))),
+        Err(error) => Err(Failure::CouldNot(format!("starting the runtime: {error}"))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => output.failure(&failure),
+    }
+}
+
+async fn dispatch(arguments: Arguments, output: &Output) -> Result<(), Failure> {
+    let Arguments { data, command, .. } = arguments;
+    let command = match command {
+        Command::Serve(serve) => return serve.run(data, output).await,
+        command => command,
+    };
+    let client = Client::open(&data, command.need(), output).await?;
+    let result = command.run(&client, output).await;
+    let closed = client.close().await;
+    result.and(closed)
+}
+
+impl Command {
+    fn need(&self) -> Need {
+        match self {
+            Command::Repo(repo) if repo.creates() => Need::MayCreate,
+            Command::Token(token) if token.creates() => Need::MayCreate,
+            _ => Need::Existing,
+        }
+    }
+
+    async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
+        match self {
+            Command::Serve(_) => Ok(()),
+            Command::Repo(repo) => repo.run(client, output).await,
+            Command::Token(token) => token.run(client, output).await,
+            Command::Status(status) => status.run(client, output).await,
+            Command::Log(log) => log.run(client, output).await,
+            Command::Locate(locate) => locate.run(client, output).await,
+            Command::Rebuild(rebuild) => rebuild.run(client, output).await,
+            Command::Digest(digest) => digest.run(client, output).await,
+            Command::Verify(verify) => verify.run(client, output).await,
+            Command::Projection(projection) => projection.run(client, output).await,
+        }
+    }
+}
+
+const WORKERS: usize = 2;
+/// Heavy jobs (`limits.blocking_jobs_max`) and the short reads beside them.
+const BLOCKING_THREADS_MAX: usize = 96;
+const EXAMPLES: &str = "Examples:
+  reprise serve                                     start here; prints what to do next
+  reprise repo create alice/etude --private
+  reprise token create --owner alice --scope write --expires 30d
+  reprise verify --deep                             read and check every stored byte
+  reprise rebuild                                   fold every index again from the log
+  reprise log --follow --json | jq .kind            watch what happens
+
+Commands work the same whether or not a server is running on the directory.
+Exit codes: 0 ok, 1 the thing asked about is not well, 2 usage, 3 could not do it.";

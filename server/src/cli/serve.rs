@@ -1,0 +1,109 @@
+//! `reprise serve`: open, listen, serve, and at the end leave everything clean.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use clap::Args;
+use reprise_engine::event::Visibility;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::{
+    cli::{failure::Failure, output::Output, server_file::ServerFile},
+    config::{self, LimitChange},
+    http,
+    hub::{Hub, Limits, lifecycle::Directory},
+    shutdown,
+};
+
+/// Serve repositories over HTTP
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  reprise serve
+  reprise serve --data /srv/reprise --listen 0.0.0.0:10003
+  reprise serve --create-on-push private            repositories appear with their owner's first push
+  reprise serve --limit fetches_max=32 --limit requests_per_second=50")]
+pub struct Serve {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:10003", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Create unknown repositories on their owner's first push
+    #[arg(long, value_name = "public|private", value_parser = config::visibility)]
+    create_on_push: Option<Visibility>,
+    /// Change a limit; may be repeated
+    #[arg(long = "limit", value_name = "NAME=VALUE")]
+    limits: Vec<LimitChange>,
+}
+
+impl Serve {
+    /// Serves until SIGINT or SIGTERM.
+    pub async fn run(self, data: PathBuf, output: &Output) -> Result<(), Failure> {
+        let stop = shutdown::requested().map_err(|error| Failure::CouldNot(format!("signals: {error}")))?;
+        let failed = |error| Failure::CouldNot(format!("listening on {}: {error}", self.listen));
+        let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let is_new = !Hub::exists(&data);
+        let directory = Directory {
+            data: data.clone(),
+            limits: self.limits()?,
+            create_on_push: self.create_on_push,
+            holder: format!("reprise serve on {address}, process {}", std::process::id()),
+        };
+        let opened = tokio::task::spawn_blocking(move || Hub::open(directory)).await;
+        let hub = Arc::new(opened.map_err(|error| Failure::CouldNot(format!("opening: {error}")))??);
+        let told = ServerFile::write(&data, reachable(address), &hub.operator)
+            .map_err(|error| Failure::CouldNot(format!("writing server.json: {error}")))?;
+        self.greet(output, address, &data, is_new)?;
+        http::serve::run(listener, Arc::clone(&hub), stop).await;
+        // No command may find us from here on; the lock tells it to wait.
+        drop(told);
+        let closed = tokio::task::spawn_blocking(move || hub.close()).await;
+        Ok(closed.map_err(|error| Failure::CouldNot(format!("closing: {error}")))??)
+    }
+
+    fn limits(&self) -> Result<Limits, Failure> {
+        let mut limits = Limits::default();
+        for change in &self.limits {
+            change.apply(&mut limits).map_err(Failure::CouldNot)?;
+        }
+        Ok(limits)
+    }
+
+    fn greet(&self, output: &Output, address: SocketAddr, data: &std::path::Path, is_new: bool) -> Result<(), Failure> {
+        let url = format!("http://{address}");
+        let value = json!({"listening": url, "data": data.display().to_string(), "pid": std::process::id()});
+        output.value(&value, |_| format!("listening on {url}"))?;
+        if is_new && !output.is_json() {
+            output.line(&first_steps(&url, data, self.create_on_push.is_some()))?;
+        }
+        Ok(())
+    }
+}
+
+/// What takes a newcomer from nothing to a first push and clone.
+fn first_steps(url: &str, data: &std::path::Path, creates_on_push: bool) -> String {
+    let data = match data.to_string_lossy() {
+        text if text == "./reprise-data" => String::new(),
+        text => format!(" --data {text}"),
+    };
+    let create = if creates_on_push { String::new() } else { format!("reprise{data} repo create me/first && ") };
+    format!(
+        "\nFrom nothing to a first push and clone, in a muse repository of yours:\n\
+         \x20 {create}MUSE_TOKEN=$(reprise{data} token create --owner me --secret-only) muse auth login --hub {url} --name me\n\
+         \x20 muse remote add origin {url}/me/first && muse push origin main\n\
+         \x20 muse clone {url}/me/first"
+    )
+}
+
+/// An address that this machine reaches the listener at.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

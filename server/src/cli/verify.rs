@@ -1,0 +1,75 @@
+//! `reprise verify`
+
+use clap::Args;
+use hyper::Method;
+use serde_json::Value;
+
+use crate::cli::{
+    client::Client,
+    failure::Failure,
+    output::{Output, plain},
+};
+
+/// Check the log and every pack that it names
+#[derive(Args, Debug)]
+#[command(after_help = "Without --deep: every byte of the log; of each pack its presence, size and table.
+Exit code 1 when something is damaged; each damage is named. A push of the same content heals it.")]
+pub struct Verify {
+    /// Read and check every byte of every pack
+    #[arg(long)]
+    deep: bool,
+}
+
+impl Verify {
+    /// Does it.
+    pub async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
+        let mut progress = output.progress("verifying");
+        let mut result = Value::Null;
+        let mut damaged = Vec::new();
+        let path = format!("/verify?deep={}", self.deep);
+        client
+            .stream(Method::POST, &path, &mut |line| {
+                if let Some(at) = line.get("progress") {
+                    progress.at(at["done"].as_u64().unwrap_or(0), at["total"].as_u64().unwrap_or(0));
+                } else if let Some(done) = line.get("result") {
+                    result = done.clone();
+                } else if damaged.len() < DAMAGED_LISTED_MAX {
+                    damaged.push(line);
+                }
+                Ok(())
+            })
+            .await?;
+        drop(progress);
+        result["found"] = Value::Array(damaged);
+        output.value(&result, text)?;
+        match result["ok"].as_bool() {
+            Some(true) => Ok(()),
+            _ => Err(Failure::NotWell(format!("{} damaged", plain(&result["damaged"])))),
+        }
+    }
+}
+
+fn text(result: &Value) -> String {
+    let found = result["found"].as_array().into_iter().flatten();
+    let line = |one: &Value| {
+        let (state, what) =
+            one.as_object().and_then(|one| one.iter().next()).map_or(("", &Value::Null), |(k, v)| (k, v));
+        let named = ["what", "kind", "object", "pack", "file", "offset", "detail"];
+        let named = named.iter().filter(|name| !what[**name].is_null()).map(|name| plain(&what[*name]));
+        format!("{state}: {}", named.collect::<Vec<_>>().join(" "))
+    };
+    let mut lines: Vec<String> = found.map(line).collect();
+    let cell = |name: &str| plain(&result[name]);
+    lines.push(format!(
+        "{} events, {} packs, {} bytes checked: {} damaged, {} healed",
+        cell("events"),
+        cell("packs"),
+        cell("bytes"),
+        cell("damaged"),
+        cell("healed"),
+    ));
+    lines.join("\n")
+}
+
+/// Damages that one result lists; all are counted.
+const DAMAGED_LISTED_MAX: usize = 10_000;

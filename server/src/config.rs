@@ -1,0 +1,179 @@
+//! Raw arguments into validated ones, once.
+
+use std::{str::FromStr, time::Duration};
+
+use reprise_engine::{event::Visibility, id::ObjectId, object::names};
+
+use crate::hub::Limits;
+
+/// `OWNER/SLUG`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RepoName {
+    /// First part.
+    pub owner: String,
+    /// Second part.
+    pub slug: String,
+}
+
+impl FromStr for RepoName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RepoName, String> {
+        let (owner, slug) = text.split_once('/').ok_or("a repository is written OWNER/SLUG")?;
+        names::check_owner(owner).map_err(|error| error.to_string())?;
+        names::check_slug(slug).map_err(|error| error.to_string())?;
+        Ok(RepoName { owner: owner.to_owned(), slug: slug.to_owned() })
+    }
+}
+
+/// A visibility, from `public` or `private`.
+pub fn visibility(text: &str) -> Result<Visibility, String> {
+    match text {
+        "public" => Ok(Visibility::Public),
+        "private" => Ok(Visibility::Private),
+        _ => Err("one of: public, private".to_owned()),
+    }
+}
+
+/// A span of time with a unit (`30d`, `12h`, `90s`).
+pub fn span(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(span) if span.is_zero() => Err("longer than nothing".to_owned()),
+        Ok(span) => Ok(span),
+        Err(error) => Err(format!("{error} (for example 30d, 12h or 90s)")),
+    }
+}
+
+/// An object id.
+pub fn object(text: &str) -> Result<ObjectId, String> {
+    text.parse().map_err(|error: reprise_engine::Error| error.to_string())
+}
+
+/// One `NAME=VALUE` that changes a limit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LimitChange {
+    name: String,
+    value: u64,
+}
+
+impl FromStr for LimitChange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LimitChange, String> {
+        let (name, value) = text.split_once('=').ok_or("a limit is written NAME=VALUE")?;
+        let value = value.parse().map_err(|_| format!("'{value}' is not a whole number"))?;
+        let change = LimitChange { name: name.to_owned(), value };
+        // Unknown names and values out of range are usage errors, said at once.
+        change.apply(&mut Limits::default())?;
+        Ok(change)
+    }
+}
+
+macro_rules! limit_table {
+    ($self:ident, $limits:ident; $($field:ident: $kind:ident),* $(,)?) => {
+        match $self.name.as_str() {
+            $(stringify!($field) => $limits.$field = $kind($self.value)?,)*
+            other => {
+                let names = [$(stringify!($field)),*].join(", ");
+                return Err(format!("there is no limit '{other}'; there are: {names}"));
+            }
+        }
+    };
+}
+
+impl LimitChange {
+    /// Changes `limits`.
+    pub fn apply(&self, limits: &mut Limits) -> Result<(), String> {
+        limit_table! { self, limits;
+            response_bytes_max: bytes,
+            objects_body_bytes_max: bytes,
+            push_body_bytes_max: bytes,
+            ids_body_bytes_max: bytes,
+            json_body_bytes_max: bytes,
+            spool_threshold_bytes: bytes,
+            objects_per_request_max: count,
+            blob_bytes_max: bytes,
+            commits_per_push_max: count,
+            snapshots_per_push_max: count,
+            snapshot_entries_max: count,
+            record_bytes_max: bytes,
+            filter_ids_max: count,
+            presign_ids_max: count,
+            fetch_want_max: count,
+            fetch_have_max: count,
+            negotiate_ids_max: count,
+            walk_commits_max: count,
+            plan_objects_max: count,
+            missing_listed_max: count,
+            refs_per_repo_max: count,
+            tags_per_request_max: count,
+            changelog_entries_max: count,
+            releases_listed_max: count,
+            header_bytes_max: count,
+            blocking_jobs_max: count,
+            fetches_max: count,
+            pushes_max: count,
+            object_uploads_max: count,
+            waiting_max: count,
+            waiting_time_max: seconds,
+            connections_max: count,
+            requests_per_second: rate,
+            requests_burst: rate,
+            rate_limit_loopback: switch,
+            header_time_max: seconds,
+            body_idle_max: seconds,
+            shutdown_time_max: seconds,
+        }
+        Ok(())
+    }
+}
+
+fn bytes(value: u64) -> Result<u64, String> {
+    if value == 0 { Err("at least 1".to_owned()) } else { Ok(value) }
+}
+
+fn count(value: u64) -> Result<usize, String> {
+    // Semaphores hold no more than usize::MAX >> 3 permits.
+    usize::try_from(bytes(value)?).ok().filter(|count| *count < usize::MAX >> 4).ok_or("too large".to_owned())
+}
+
+fn rate(value: u64) -> Result<u32, String> {
+    u32::try_from(value).map_err(|_| "too large".to_owned())
+}
+
+fn switch(value: u64) -> Result<bool, String> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err("0 or 1".to_owned()),
+    }
+}
+
+fn seconds(value: u64) -> Result<Duration, String> {
+    if value > 86_400 { Err("at most 86400 seconds".to_owned()) } else { Ok(Duration::from_secs(bytes(value)?)) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_limit_is_changed_by_name_and_a_wrong_name_lists_the_right_ones() {
+        let mut limits = Limits::default();
+        "fetches_max=3".parse::<LimitChange>().unwrap().apply(&mut limits).unwrap();
+        assert_eq!(limits.fetches_max, 3);
+        assert!("fetch_max=3".parse::<LimitChange>().unwrap_err().contains("fetches_max"));
+        for text in ["fetches_max", "fetches_max=", "fetches_max=0", "fetches_max=-1", "rate_limit_loopback=2"] {
+            assert!(text.parse::<LimitChange>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_span_needs_a_unit_and_a_length() {
+        assert_eq!(span("30d").unwrap(), Duration::from_secs(30 * 86_400));
+        assert!(span("0s").is_err());
+        assert!(span("30").is_err());
+    }
+}

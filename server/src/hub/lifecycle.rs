@@ -1,0 +1,105 @@
+//! A hub over a data directory: open everything in the right order, close it in the opposite one.
+//!
+//! `DATA/log` (segments, lock), `DATA/objects` (packs), `DATA/index` (generations), `DATA/spool` (request bodies; emptied
+//! at open). The directory's lock is taken before anything is swept: what lies there may belong to another process.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use reprise_engine::{
+    Error, Result,
+    clock::{SystemClock, SystemRandom, random16},
+    disk::{Disk, real::RealDisk},
+    engine::{Engine, Options, Parts},
+    event::Visibility,
+    limits::SEGMENT_BYTES_DEFAULT,
+    store::{ObjectStore, directory::DirectoryStore},
+};
+use reprise_projections::Projections;
+
+use crate::hub::{Hub, HubParts, Limits, Secret};
+
+/// What to open.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// The data directory; created when it is not there.
+    pub data: PathBuf,
+    /// Bounds.
+    pub limits: Limits,
+    /// See [`Hub::create_on_push`].
+    pub create_on_push: Option<Visibility>,
+    /// Written into the lock for whoever is refused.
+    pub holder: String,
+}
+
+impl Hub {
+    /// Opens a data directory. Blocking. Returns before the projections are caught up.
+    ///
+    /// Errors: `Conflict` naming the holder when another process has the directory; what the engine says otherwise.
+    pub fn open(directory: Directory) -> Result<Hub> {
+        let Directory { data, limits, create_on_push, holder } = directory;
+        let random = Arc::new(SystemRandom);
+        let disk = Arc::new(RealDisk::new(data.clone()));
+        disk.create_dir("")?;
+        disk.create_dir(OBJECTS)?;
+        let objects: Arc<dyn Disk> = Arc::new(RealDisk::new(data.join(OBJECTS)));
+        let store: Arc<dyn ObjectStore> = Arc::new(DirectoryStore::open(objects, random.clone())?);
+        let parts = Parts { disk, store: Arc::clone(&store), clock: Arc::new(SystemClock), random: random.clone() };
+        let options = Options { holder, segment_bytes: SEGMENT_BYTES_DEFAULT, queue_bytes_max: WRITER_QUEUE_BYTES_MAX };
+        let (engine, report) = Engine::open(parts, options)?;
+        store.sweep_staged()?;
+        let spool_dir = empty_spool(&data)?;
+        let operator = Secret::new(hex::encode([random16(random.as_ref())?, random16(random.as_ref())?].concat()));
+        let projections = Projections::open(
+            engine.clone(),
+            reprise_projections::Options {
+                dir: Some(data.join(INDEX)),
+                cache_bytes: CACHE_BYTES,
+                memtable_bytes: MEMTABLE_BYTES,
+            },
+        )?;
+        let hub = Hub::new(HubParts { engine, projections, limits, spool_dir, create_on_push, operator });
+        Ok(hub.with_report(report))
+    }
+
+    /// Stops the projections, then the log, each with its clean mark. Blocking; after the last request.
+    pub fn close(&self) -> Result<()> {
+        let projections = self.projections.shutdown();
+        // The log closes whatever the projections said: they can be folded again, it cannot.
+        self.engine.shutdown()?;
+        projections
+    }
+
+    /// True if `data` holds a log.
+    pub fn exists(data: &Path) -> bool {
+        data.join("log").is_dir()
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "bodies on their way, not stored data: the engine's disk has no part in them"
+)]
+fn empty_spool(data: &Path) -> Result<PathBuf> {
+    let spool = data.join(SPOOL);
+    let failed = |operation| {
+        let path = spool.display().to_string();
+        move |error| Error::io(operation, path, error)
+    };
+    if spool.is_dir() {
+        std::fs::remove_dir_all(&spool).map_err(failed("empty the spool"))?;
+    }
+    std::fs::create_dir_all(&spool).map_err(failed("create the spool"))?;
+    Ok(spool)
+}
+
+const OBJECTS: &str = "objects";
+const INDEX: &str = "index";
+const SPOOL: &str = "spool";
+/// Bytes of proposals that may wait for the writer.
+const WRITER_QUEUE_BYTES_MAX: u64 = 64 << 20;
+/// Block cache of the projections; with the memtables a third of the memory ceiling of 160 MiB.
+const CACHE_BYTES: u64 = 32 << 20;
+const MEMTABLE_BYTES: u64 = 24 << 20;

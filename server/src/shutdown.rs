@@ -1,0 +1,17 @@
+//! When to stop: SIGINT or SIGTERM.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Resolves at the first SIGINT or SIGTERM.
+///
+/// Errors: when the handlers cannot be installed (then nothing was).
+pub fn requested() -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
