@@ -2,9 +2,12 @@
 //!
 //! No secret reaches either: tokens live in [`crate::hub::Secret`], spans carry paths without queries and no headers.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    io::IsTerminal,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -13,7 +16,11 @@ use tracing_subscriber::EnvFilter;
 /// Sends events at or above `filter` (as in `RUST_LOG`) to stderr, once per process.
 pub fn start_tracing(filter: &str) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
     // A second start (tests) keeps the first.
     _ = subscriber.try_init().is_ok();
 }

@@ -73,7 +73,7 @@ enum Command {
 impl Arguments {
     /// What to log: a server says more than a command.
     pub fn log_filter(&self) -> String {
-        let plain = if matches!(self.command, Command::Serve(_)) { "info" } else { "error" };
+        let plain = if matches!(self.command, Command::Serve(_)) { "info,fjall=warn,lsm_tree=warn" } else { "error" };
         self.log_filter.clone().unwrap_or_else(|| plain.to_owned())
     }
 }

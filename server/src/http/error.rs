@@ -76,7 +76,9 @@ fn reason_status(reason: &Reason) -> (StatusCode, Option<Duration>) {
             | Condition::NoRecordsSince(..)
             | Condition::ReleaseExists { exists: false, .. },
         ) => (StatusCode::CONFLICT, None),
-        Reason::RefNameClash { .. } | Reason::PushIdReused | Reason::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, None),
+        Reason::RefNameClash { .. } | Reason::PushIdReused | Reason::Invalid(_) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, None)
+        }
         Reason::Busy(after) => (StatusCode::TOO_MANY_REQUESTS, Some(*after)),
         Reason::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, None),
         Reason::Full | Reason::ReadOnly(_) | Reason::Closed => (StatusCode::SERVICE_UNAVAILABLE, Some(RETRY_SOON)),

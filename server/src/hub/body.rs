@@ -67,7 +67,11 @@ impl Body {
     }
 
     /// Calls `each` with the span's bytes, in pieces of at most [`PIECE_BYTES`].
-    pub fn pieces<E: From<io::Error>>(&self, span: Span, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn pieces<E: From<io::Error>>(
+        &self,
+        span: Span,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut done = 0;
         while done < span.len {
             let len = (span.len - done).min(PIECE_BYTES);
@@ -175,7 +179,11 @@ mod tests {
             assert!(source.skip(100_000).is_err());
             let mut pieces = Vec::new();
             let span = Span { offset: 5, len: 600_000 };
-            body.pieces::<io::Error>(span, |piece| { pieces.extend_from_slice(piece); Ok(()) }).unwrap();
+            body.pieces::<io::Error>(span, |piece| {
+                pieces.extend_from_slice(piece);
+                Ok(())
+            })
+            .unwrap();
             assert_eq!(pieces, bytes[5..600_005]);
             assert!(body.slice(Span { offset: 699_999, len: 2 }).is_err());
             assert_eq!(body.digest().unwrap(), <[u8; 32]>::from(Sha256::digest(&bytes)));

@@ -88,7 +88,8 @@ impl<'a> Intake<'a> {
         (body, index): (&'a Body, &'a PushIndex),
         packing: &'a mut Packing,
     ) -> Result<Intake<'a>, Refused> {
-        let mut snapshots: Vec<_> = index.snapshots.iter().enumerate().map(|(at, snapshot)| (snapshot.id, at)).collect();
+        let mut snapshots: Vec<_> =
+            index.snapshots.iter().enumerate().map(|(at, snapshot)| (snapshot.id, at)).collect();
         snapshots.sort_unstable();
         if let Some(pair) = snapshots.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(HubError::Invalid(format!("snapshot {} stands twice in the bundle", pair[0].0)).into());
@@ -233,8 +234,9 @@ impl<'a> Intake<'a> {
                 Some(location) => {
                     let store = self.hub.engine.store();
                     let read = read_object(store.as_ref(), Kind::Snapshot, snapshot, &location);
-                    let payload =
-                        read.map_err(|error| self.hub.found_damage(self.repo, Kind::Snapshot, snapshot, &location, error))?;
+                    let payload = read.map_err(|error| {
+                        self.hub.found_damage(self.repo, Kind::Snapshot, snapshot, &location, error)
+                    })?;
                     Snapshot::from_payload(&payload)?.blobs
                 }
             },
@@ -285,7 +287,11 @@ impl<'a> Intake<'a> {
     }
 
     /// The first pair (sorted) whose first part the repository lacks.
-    fn first_missing(&self, kind: Kind, pairs: &[(ObjectId, ObjectId)]) -> Result<Option<(ObjectId, ObjectId)>, Refused> {
+    fn first_missing(
+        &self,
+        kind: Kind,
+        pairs: &[(ObjectId, ObjectId)],
+    ) -> Result<Option<(ObjectId, ObjectId)>, Refused> {
         let mut ids: Vec<ObjectId> = pairs.iter().map(|(id, _)| *id).collect();
         ids.dedup();
         let missing = self.view.missing(self.repo.scope, kind, &ids)?;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use reprise_engine::{
     Error, ErrorKind,
+    clock::random16,
     engine::{Condition, Engine, Proposal},
     event::{EventBody, RowsCondemned},
     id::{Kind, ObjectId, PackId, PushId, RepoId},
-    clock::random16,
     pack::Location,
 };
 
@@ -23,7 +23,14 @@ pub fn is_damage(error: &Error) -> bool {
 
 impl Hub {
     /// What to tell a caller whose read of `object` failed with `error`; damage is condemned.
-    pub(crate) fn found_damage(&self, repo: &Repo, kind: Kind, object: ObjectId, location: &Location, error: Error) -> HubError {
+    pub(crate) fn found_damage(
+        &self,
+        repo: &Repo,
+        kind: Kind,
+        object: ObjectId,
+        location: &Location,
+        error: Error,
+    ) -> HubError {
         if !is_damage(&error) {
             return error.into();
         }

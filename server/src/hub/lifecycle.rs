@@ -14,7 +14,6 @@ use reprise_engine::{
     disk::{Disk, real::RealDisk},
     engine::{Engine, Options, Parts},
     event::Visibility,
-    limits::SEGMENT_BYTES_DEFAULT,
     store::{ObjectStore, directory::DirectoryStore},
 };
 use reprise_projections::Projections;
@@ -47,7 +46,7 @@ impl Hub {
         let objects: Arc<dyn Disk> = Arc::new(RealDisk::new(data.join(OBJECTS)));
         let store: Arc<dyn ObjectStore> = Arc::new(DirectoryStore::open(objects, random.clone())?);
         let parts = Parts { disk, store: Arc::clone(&store), clock: Arc::new(SystemClock), random: random.clone() };
-        let options = Options { holder, segment_bytes: SEGMENT_BYTES_DEFAULT, queue_bytes_max: WRITER_QUEUE_BYTES_MAX };
+        let options = Options::new(holder);
         let (engine, report) = Engine::open(parts, options)?;
         store.sweep_staged()?;
         let spool_dir = empty_spool(&data)?;
@@ -98,8 +97,6 @@ fn empty_spool(data: &Path) -> Result<PathBuf> {
 const OBJECTS: &str = "objects";
 const INDEX: &str = "index";
 const SPOOL: &str = "spool";
-/// Bytes of proposals that may wait for the writer.
-const WRITER_QUEUE_BYTES_MAX: u64 = 64 << 20;
 /// Block cache of the projections; with the memtables a third of the memory ceiling of 160 MiB.
 const CACHE_BYTES: u64 = 32 << 20;
 const MEMTABLE_BYTES: u64 = 24 << 20;

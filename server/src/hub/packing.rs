@@ -16,11 +16,11 @@ use reprise_engine::{
     store::{ObjectStore, StoreKey},
 };
 
+use crate::http::wire::requests::ObjectSpan;
 use crate::{
     http::wire::transcode,
     hub::{Hub, HubError, body::Body},
 };
-use crate::http::wire::requests::ObjectSpan;
 
 /// Writes the packs of one request.
 pub struct Packing {

@@ -197,7 +197,9 @@ impl Hub {
         let taken = match (index.commits.is_empty(), old) {
             // No commits name no head: an existing branch stays where it is, a new one would have none.
             (true, Some(tip)) => Taken { lines: Default::default(), tip, differing: Vec::new() },
-            (true, None) => return refused(format!("the push brings no commits: branch '{}' would have no head", index.branch)),
+            (true, None) => {
+                return refused(format!("the push brings no commits: branch '{}' would have no head", index.branch));
+            }
             (false, _) => match Intake::new(self, (repo, view), (body, index), &mut packing).and_then(Intake::run) {
                 Ok(taken) => taken,
                 Err(Refused::Rejected(text)) => return refused(text),
@@ -229,11 +231,20 @@ impl Hub {
             return Some(format!("the repository has {} branches; the limit is {max}", refs.len()));
         }
         let clash = refs.iter().find(|row| is_path_prefix(&row.name, branch) || is_path_prefix(branch, &row.name))?;
-        Some(format!("branch '{branch}' and the existing branch '{}' cannot both be: one is a folder of the other", clash.name))
+        Some(format!(
+            "branch '{branch}' and the existing branch '{}' cannot both be: one is a folder of the other",
+            clash.name
+        ))
     }
 
     /// Whether `old` is the tip or an ancestor of it, over bundle and repository, both parents.
-    fn is_fast_forward(&self, repo: &Repo, view: &View, taken: &Taken, old: Option<ObjectId>) -> Result<bool, HubError> {
+    fn is_fast_forward(
+        &self,
+        repo: &Repo,
+        view: &View,
+        taken: &Taken,
+        old: Option<ObjectId>,
+    ) -> Result<bool, HubError> {
         let Some(old) = old else { return Ok(true) };
         let mut seen = HashSet::from([taken.tip]);
         let mut queue = VecDeque::from([taken.tip]);
@@ -301,7 +312,9 @@ fn accepted(index: &PushIndex, taken: &Taken, refs: &[RefRow]) -> PushAnswer {
     let mut message = format!("pushed {} commit(s) to '{}'", index.commits.len(), index.branch);
     if let Some(first) = taken.differing.first() {
         let count = taken.differing.len();
-        message += &format!("; {count} record(s) differ from what the repository has and were left as they were there: {first}");
+        message += &format!(
+            "; {count} record(s) differ from what the repository has and were left as they were there: {first}"
+        );
     }
     let mut answer = answer(true, message, refs, Some(taken.tip));
     answer.heads.insert(index.branch.clone(), taken.tip);

@@ -15,6 +15,7 @@ use crate::hub::{Caller, Hub, HubError};
 pub mod event_json;
 pub mod log;
 pub mod ndjson;
+pub mod projections;
 pub mod repos;
 pub mod status;
 pub mod tokens;
@@ -25,6 +26,10 @@ pub fn routes() -> Router<Arc<Hub>> {
         .route("/status", get(status::status))
         .route("/log", get(log::log))
         .route("/verify", post(status::verify))
+        .route("/projections", get(projections::status))
+        .route("/projections/rebuild", post(projections::rebuild))
+        .route("/projections/digest", get(projections::digest))
+        .route("/projections/dump/{name}", get(projections::dump))
         .route("/repos", get(repos::list).post(repos::create))
         .route("/repos/{owner}/{slug}", get(repos::show).patch(repos::update).delete(repos::delete))
         .route("/repos/{owner}/{slug}/locate/{object}", get(repos::locate))

@@ -27,6 +27,11 @@ impl Lines {
         self.0.blocking_send(Bytes::from(line)).map_err(|_| Gone)
     }
 
+    /// Sends one line if there is room and somebody listens; else drops it.
+    pub fn offer(&self, value: &Value) {
+        _ = self.0.try_send(Bytes::from(format!("{value}\n"))).is_ok();
+    }
+
     /// Whether nobody listens any more.
     pub fn is_gone(&self) -> bool {
         self.0.is_closed()

@@ -157,7 +157,9 @@ impl<S: Source> Decoder<S> {
         let len = match self.token(field)? {
             Token::Str(len @ 0..=71) => usize::try_from(len).unwrap_or(0),
             Token::Str(len) => {
-                return Err(WireError::Invalid(format!("{field}: a str of {len} bytes where an id of 64 hex digits belongs")));
+                return Err(WireError::Invalid(format!(
+                    "{field}: a str of {len} bytes where an id of 64 hex digits belongs"
+                )));
             }
             other => return Err(unexpected(field, other, "an id (a str of 64 hex digits)")),
         };
@@ -290,7 +292,11 @@ mod tests {
 
     #[test]
     fn a_value_that_announces_four_gigabytes_costs_nothing() {
-        for hostile in [&[0xdb, 0xff, 0xff, 0xff, 0xff, b'x'][..], &[0xc6, 0xff, 0xff, 0xff, 0xff], &[0xdd, 0xff, 0xff, 0xff, 0xff]] {
+        for hostile in [
+            &[0xdb, 0xff, 0xff, 0xff, 0xff, b'x'][..],
+            &[0xc6, 0xff, 0xff, 0xff, 0xff],
+            &[0xdd, 0xff, 0xff, 0xff, 0xff],
+        ] {
             let field = Field::root("body");
             assert!(Decoder::new(hostile).text(usize::MAX, &field).is_err());
             assert!(Decoder::new(hostile).skip(&field).is_err());

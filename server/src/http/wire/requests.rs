@@ -75,7 +75,11 @@ pub fn object_ids<S: Source>(source: S, max: usize) -> Result<Vec<ObjectId>, Wir
 }
 
 /// `{want: [str], have: [str]}`: the ids as sent. A missing `have` is empty.
-pub fn want_have<S: Source>(source: S, want_max: usize, have_max: usize) -> Result<(Vec<ObjectId>, Vec<ObjectId>), WireError> {
+pub fn want_have<S: Source>(
+    source: S,
+    want_max: usize,
+    have_max: usize,
+) -> Result<(Vec<ObjectId>, Vec<ObjectId>), WireError> {
     let (mut want, mut have) = (None, None);
     each_key(source, |decoder, key, field| match key {
         "want" => once(&mut want, ids(decoder, "wanted commits", want_max, field)?, field),
@@ -110,7 +114,11 @@ pub fn push<S: Source>(source: S, caps: &PushCaps) -> Result<PushIndex, WireErro
     Ok(index)
 }
 
-fn push_bundle<S: Source>(decoder: &mut Decoder<S>, caps: &PushCaps, field: &Field<'_>) -> Result<PushIndex, WireError> {
+fn push_bundle<S: Source>(
+    decoder: &mut Decoder<S>,
+    caps: &PushCaps,
+    field: &Field<'_>,
+) -> Result<PushIndex, WireError> {
     let (mut commits, mut snapshots, mut objects) = (None, None, None);
     map_keys(decoder, field, |decoder, key, field| match key {
         "commits" => once(&mut commits, commit_list(decoder, caps, field)?, field),
@@ -128,7 +136,11 @@ fn push_bundle<S: Source>(decoder: &mut Decoder<S>, caps: &PushCaps, field: &Fie
     })
 }
 
-fn commit_list<S: Source>(decoder: &mut Decoder<S>, caps: &PushCaps, field: &Field<'_>) -> Result<Vec<Span>, WireError> {
+fn commit_list<S: Source>(
+    decoder: &mut Decoder<S>,
+    caps: &PushCaps,
+    field: &Field<'_>,
+) -> Result<Vec<Span>, WireError> {
     let count = decoder.list("commits", caps.commits, field)?;
     let mut spans = Vec::new();
     for index in 0..count {
@@ -161,7 +173,11 @@ fn snapshot_list<S: Source>(
     Ok(spans)
 }
 
-fn object_list<S: Source>(decoder: &mut Decoder<S>, caps: &PushCaps, field: &Field<'_>) -> Result<Vec<ObjectSpan>, WireError> {
+fn object_list<S: Source>(
+    decoder: &mut Decoder<S>,
+    caps: &PushCaps,
+    field: &Field<'_>,
+) -> Result<Vec<ObjectSpan>, WireError> {
     let count = decoder.list("objects", caps.objects, field)?;
     let mut spans = Vec::new();
     for index in 0..count {
@@ -177,7 +193,10 @@ fn object<S: Source>(decoder: &mut Decoder<S>, caps: &PushCaps, field: &Field<'_
         "content" => {
             let (offset, len) = decoder.bin_span(field)?;
             if u64::from(len) > caps.blob_bytes {
-                return Err(WireError::TooLarge(format!("{field}: {len} bytes in one blob; the limit is {}", caps.blob_bytes)));
+                return Err(WireError::TooLarge(format!(
+                    "{field}: {len} bytes in one blob; the limit is {}",
+                    caps.blob_bytes
+                )));
             }
             once(&mut content, Span { offset, len }, field)
         }
@@ -191,11 +210,18 @@ fn record_span(start: u64, end: u64, caps: &PushCaps, field: &Field<'_>) -> Resu
     let len = end - start;
     match u32::try_from(len) {
         Ok(len) if u64::from(len) <= caps.record_bytes => Ok(Span { offset: start, len }),
-        _ => Err(WireError::TooLarge(format!("{field}: {len} bytes in one record; the limit is {}", caps.record_bytes))),
+        _ => {
+            Err(WireError::TooLarge(format!("{field}: {len} bytes in one record; the limit is {}", caps.record_bytes)))
+        }
     }
 }
 
-fn ids<S: Source>(decoder: &mut Decoder<S>, what: &str, max: usize, field: &Field<'_>) -> Result<Vec<ObjectId>, WireError> {
+fn ids<S: Source>(
+    decoder: &mut Decoder<S>,
+    what: &str,
+    max: usize,
+    field: &Field<'_>,
+) -> Result<Vec<ObjectId>, WireError> {
     let count = decoder.list(what, max, field)?;
     let mut ids = Vec::new();
     for index in 0..count {
@@ -317,11 +343,8 @@ mod tests {
     #[test]
     fn a_push_is_indexed_in_any_order_of_keys() {
         let snapshot = body(&[("manifest", &[0x80]), ("snapshot_id", &id_text(9))]);
-        let bundle = body(&[
-            ("snapshots", &[&[0x91][..], &snapshot].concat()),
-            ("tags", &[0x90]),
-            ("commits", &[0x91, 0x80]),
-        ]);
+        let bundle =
+            body(&[("snapshots", &[&[0x91][..], &snapshot].concat()), ("tags", &[0x90]), ("commits", &[0x91, 0x80])]);
         let bytes = body(&[("force", &[0xc3]), ("bundle", &bundle), ("branch", &[0xa4, b'm', b'a', b'i', b'n'])]);
         let index = push(&bytes[..], &CAPS).unwrap();
         assert_eq!((index.branch.as_str(), index.force, index.commits.len()), ("main", true, 1));

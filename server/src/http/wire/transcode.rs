@@ -116,7 +116,11 @@ impl Sink for Write<'_> {
         // A text other than the measured one would run out of counts: zero is wrong but safe.
         let count = self.counts.get(self.next).copied().unwrap_or(0);
         self.next += 1;
-        if map { encode::map_header(self.out, count) } else { encode::array_header(self.out, count) }
+        if map {
+            encode::map_header(self.out, count)
+        } else {
+            encode::array_header(self.out, count)
+        }
         self.next - 1
     }
 
@@ -206,7 +210,8 @@ impl<S: Sink> Scan<'_, S> {
     }
 
     fn number(&mut self) -> Result<(), WireError> {
-        let digits = self.text[self.at..].iter().take_while(|b| matches!(b, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9'));
+        let digits =
+            self.text[self.at..].iter().take_while(|b| matches!(b, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9'));
         let end = self.at + digits.count();
         let text = std::str::from_utf8(&self.text[self.at..end]).map_err(|_| self.bad("a number"))?;
         let value = match text.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
@@ -340,7 +345,9 @@ mod tests {
 
     #[test]
     fn bad_texts_are_refused() {
-        for text in ["", "{", "[1,]", "{\"a\"}", "\"\\u12\"", "\"\\ud800\"", "01x", "1 2", "1e999", "nul", "\"\u{1}\"", "{1:2}"] {
+        for text in
+            ["", "{", "[1,]", "{\"a\"}", "\"\\u12\"", "\"\\ud800\"", "01x", "1 2", "1e999", "nul", "\"\u{1}\"", "{1:2}"]
+        {
             assert!(measure(text.as_bytes()).is_err(), "{text}");
         }
         assert!(measure("[".repeat(100_000).as_bytes()).is_err());

@@ -27,7 +27,12 @@ pub fn value_of(bytes: &[u8], field: &Field<'_>) -> Result<Value, WireError> {
     Ok(value)
 }
 
-fn nested<S: Source>(decoder: &mut Decoder<S>, depth: usize, nodes: &mut usize, field: &Field<'_>) -> Result<Value, WireError> {
+fn nested<S: Source>(
+    decoder: &mut Decoder<S>,
+    depth: usize,
+    nodes: &mut usize,
+    field: &Field<'_>,
+) -> Result<Value, WireError> {
     *nodes = nodes
         .checked_sub(1)
         .ok_or_else(|| WireError::TooLarge(format!("{field}: more than {RECORD_NODES_MAX} values in one record")))?;
@@ -38,7 +43,8 @@ fn nested<S: Source>(decoder: &mut Decoder<S>, depth: usize, nodes: &mut usize, 
         Token::Unsigned(value) => Value::Number(value.into()),
         Token::Negative(value) => Value::Number(value.into()),
         Token::Float(value) => Value::Number(
-            Number::from_f64(value).ok_or_else(|| WireError::Invalid(format!("{field}: {value} has no form in JSON")))?,
+            Number::from_f64(value)
+                .ok_or_else(|| WireError::Invalid(format!("{field}: {value} has no form in JSON")))?,
         ),
         Token::Str(len) => Value::String(clean_text(decoder, len, field)?),
         Token::Array(len) => array(decoder, len, deeper(depth, field)?, nodes, field)?,
