@@ -27,11 +27,7 @@ use crate::{
         wire::{encode, transcode},
     },
     hub::{
-        Caller, Hub, HubError, Repo,
-        body::Body,
-        objects::BlobBytes,
-        questions::default_branch,
-        releases::ReleaseQuery,
+        Caller, Hub, HubError, Repo, body::Body, objects::BlobBytes, questions::default_branch, releases::ReleaseQuery,
     },
 };
 
@@ -342,7 +338,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, HubError> {
     Ok(Some(text.to_owned()))
 }
 
-fn received<T: Send + 'static>(receiver: mpsc::Receiver<Result<T, HubError>>) -> impl stream::Stream<Item = Result<T, HubError>> {
+fn received<T: Send + 'static>(
+    receiver: mpsc::Receiver<Result<T, HubError>>,
+) -> impl stream::Stream<Item = Result<T, HubError>> {
     stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) })
 }
 

@@ -45,8 +45,8 @@ pub mod secret;
 pub mod stream;
 pub mod tags;
 pub mod tokens;
-pub mod walk;
 pub mod verify;
+pub mod walk;
 
 pub use access::Caller;
 pub use error::HubError;

@@ -60,7 +60,8 @@ impl Hub {
                 reader.each_piece(&repo, id, &location, |piece| {
                     let end = at + piece.len() as u64;
                     let wanted = range.start.max(at)..range.end.min(end);
-                    let part = (wanted.start < wanted.end).then(|| slice(&piece, &(wanted.start - at..wanted.end - at)));
+                    let part =
+                        (wanted.start < wanted.end).then(|| slice(&piece, &(wanted.start - at..wanted.end - at)));
                     at = end;
                     part.is_none_or(|part| sender.blocking_send(Ok(part)).is_ok()) && at < range.end
                 })

@@ -153,7 +153,8 @@ impl<'a> Planner<'a> {
             self.packs.push(location.pack);
             next
         });
-        let narrow = |len: u64| u32::try_from(len).map_err(|_| HubError::Internal(format!("object {id} has {len} bytes")));
+        let narrow =
+            |len: u64| u32::try_from(len).map_err(|_| HubError::Internal(format!("object {id} has {len} bytes")));
         Ok(Item {
             id,
             offset: location.offset,
@@ -202,7 +203,12 @@ impl Plan {
     }
 
     /// What to read, in the order of [`Plan::reads`]. A record's whole location is looked up when its turn comes.
-    pub fn wanted<'a>(&'a self, view: &'a View, scope: RepoScope, section: &'a Section) -> impl Iterator<Item = Wanted> + 'a {
+    pub fn wanted<'a>(
+        &'a self,
+        view: &'a View,
+        scope: RepoScope,
+        section: &'a Section,
+    ) -> impl Iterator<Item = Wanted> + 'a {
         section.items.iter().map(move |item| {
             let located = match section.kind {
                 Kind::Blob => None,

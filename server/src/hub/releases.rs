@@ -14,8 +14,8 @@ use reprise_projections::{View, view::ReleaseRow};
 use serde_json::{Map, Value};
 
 use crate::{
-    http::wire::{Field, value::value},
     http::wire::Decoder,
+    http::wire::{Field, value::value},
     hub::{Caller, Hub, HubError, Repo, body::Body},
 };
 
@@ -112,7 +112,9 @@ pub(crate) fn text<'a>(record: &'a Map<String, Value>, name: &str) -> Result<&'a
 /// A label: 1 to 255 bytes, no control characters.
 pub(crate) fn check_tag(tag: &str) -> Result<(), HubError> {
     if tag.is_empty() || tag.len() > TAG_BYTES_MAX || tag.chars().any(char::is_control) {
-        return Err(HubError::Invalid(format!("tag: 1 to {TAG_BYTES_MAX} bytes without control characters are expected")));
+        return Err(HubError::Invalid(format!(
+            "tag: 1 to {TAG_BYTES_MAX} bytes without control characters are expected"
+        )));
     }
     Ok(())
 }
@@ -147,7 +149,8 @@ mod tests {
 
     #[test]
     fn a_null_never_reaches_the_client() {
-        let mut record = json!({"title": null, "changelog": [{"author": null, "message": "m"}], "semver": {"pre": null}});
+        let mut record =
+            json!({"title": null, "changelog": [{"author": null, "message": "m"}], "semver": {"pre": null}});
         let fields = record.as_object_mut().unwrap();
         without_nulls(fields);
         assert_eq!(record, json!({"changelog": [{"message": "m"}], "semver": {}}));

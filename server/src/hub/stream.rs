@@ -118,7 +118,9 @@ fn send(wanted: &Wanted, payload: Payload, out: &mut Out) -> Result<(), Error> {
         }
         Payload::Whole(bytes) => {
             let appended = transcode::append(&bytes, &mut out.buffer);
-            appended.map_err(|error| Error::corrupt(wanted.location.pack.to_string(), wanted.location.offset, error.to_string()))?;
+            appended.map_err(|error| {
+                Error::corrupt(wanted.location.pack.to_string(), wanted.location.offset, error.to_string())
+            })?;
             out.flush_if_full();
         }
         Payload::Pieces(pieces) => {

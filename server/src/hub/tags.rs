@@ -29,7 +29,8 @@ impl Hub {
         }
         let mut tags = BTreeMap::new();
         for (index, entry) in entries.iter().enumerate() {
-            let tag = entry.as_object().ok_or_else(|| HubError::Invalid(format!("tags[{index}]: a map is expected")))?;
+            let tag =
+                entry.as_object().ok_or_else(|| HubError::Invalid(format!("tags[{index}]: a map is expected")))?;
             let tag = tag_of(tag).map_err(|error| HubError::Invalid(format!("tags[{index}].{error}")))?;
             tags.insert(tag.tag.clone(), tag);
         }

@@ -141,7 +141,9 @@ impl Walk<'_> {
         self.marks.insert(id, after | QUEUED);
         if self.marks.len() > self.caps.commits {
             let max = self.caps.commits;
-            return Err(HubError::TooLarge(format!("the history to walk has more than {max} commits, which is the limit")));
+            return Err(HubError::TooLarge(format!(
+                "the history to walk has more than {max} commits, which is the limit"
+            )));
         }
         Ok(true)
     }
