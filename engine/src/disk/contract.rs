@@ -206,3 +206,15 @@ fn the_same_seed_gives_the_same_image() {
         assert_eq!(crash.image(Survival::Reordered, 3), history.image_at(cut, Survival::Reordered, 3));
     });
 }
+
+#[test]
+fn after_a_kill_everything_is_seen_and_a_power_loss_still_takes_what_no_sync_covered() {
+    let disk = SimDisk::new();
+    let file = disk.create_new("a").unwrap();
+    disk.sync_dir("").unwrap();
+    write_all_at(&*file, b"bytes", 0).unwrap();
+    let history = disk.history();
+    let killed = history.killed_at(history.len());
+    assert_eq!(killed.open("a").unwrap().len().unwrap(), 5);
+    assert_eq!(killed.crash(Survival::None, 1).image().file("a"), Some(&b""[..]));
+}

@@ -69,13 +69,19 @@ impl SimDisk {
 
     /// A disk that holds `image`, all of it durable: what a machine finds after a restart.
     pub fn from_image(image: &Image) -> SimDisk {
-        let start = image.tree();
-        let files_made = start.file_ids_end();
+        SimDisk::after(image.tree(), Vec::new())
+    }
+
+    /// A disk that went through these steps, and whose locks are free.
+    fn after(start: Tree, steps: Vec<Step>) -> SimDisk {
+        let mut now = start.clone();
+        steps.iter().for_each(|step| now.apply(&step.change));
+        let files_made = now.file_ids_end();
         let state = State {
-            calls: 0,
-            now: start.clone(),
+            calls: steps.last().map_or(0, |step| step.call),
+            now,
             start,
-            steps: Vec::new(),
+            steps,
             files_made,
             plan: BTreeMap::new(),
             fired: Vec::new(),

@@ -11,7 +11,7 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::image::Image;
+use super::{SimDisk, image::Image};
 use crate::disk::parent;
 
 /// What becomes of the pending changes at a crash.
@@ -81,6 +81,12 @@ impl History {
         let mut crash = CrashPoint::new(self.start.clone());
         self.steps[..cut].iter().for_each(|step| crash.advance(&step.change));
         crash.image(survival, seed)
+    }
+
+    /// The disk after its process was killed behind the first `cut` changes: all of them are seen, those that no sync
+    /// covered are still not durable, and a power loss may follow.
+    pub fn killed_at(&self, cut: usize) -> SimDisk {
+        SimDisk::after(self.start.clone(), self.steps[..cut].to_vec())
     }
 
     /// Visits the state behind 0, 1, 2 … changes; much cheaper than `image_at` for each.

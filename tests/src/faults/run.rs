@@ -1,0 +1,227 @@
+//! Running a script on a simulated disk, noting when each batch was acknowledged.
+//!
+//! Invariants: the note is taken inside the reply, on the writer's thread, so that no later disk call can be counted
+//! as made before it; a power loss ends a stage, and the next stage starts from what recovery shows.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use reprise_engine::{
+    clock::{ManualClock, SeededRandom},
+    disk::{
+        Disk,
+        sim::{History, SimDisk},
+    },
+    engine::{Engine, OpenReport, Options, Outcome, Parts, Proposal},
+    error::Result,
+    event::{Event, EventBody, ObjectsReceived},
+    id::{Kind, ObjectId, Position, PushId, RepoId},
+    pack::{PackOrigin, PackWriter},
+    store::directory::DirectoryStore,
+};
+use sha2::{Digest, Sha256};
+
+use super::script::{Script, Step};
+
+/// Events that were proposed together.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// As proposed.
+    pub events: Vec<EventBody>,
+    /// What the engine answered.
+    pub outcome: Outcome,
+    /// Disk calls made when it answered.
+    pub calls: u64,
+}
+
+/// One life of the machine.
+pub struct Stage {
+    /// What happened on the disk.
+    pub history: History,
+    /// Events that were durable before it began.
+    pub before: Vec<EventBody>,
+    /// Batches answered in it, in the order of their answers.
+    pub batches: Vec<Batch>,
+    /// The disk at its end.
+    pub disk: SimDisk,
+    /// Set if the engine could not be opened (only under planned faults).
+    pub open_error: Option<String>,
+}
+
+impl Stage {
+    /// Batches that are in the log for sure: first position and events, in log order.
+    pub fn done(&self) -> Vec<(Position, &Batch)> {
+        let first = |batch: &Batch| match batch.outcome {
+            Outcome::Done { first, repeated: false, .. } => Some(first),
+            _ => None,
+        };
+        let mut done: Vec<_> = self.batches.iter().filter_map(|batch| Some((first(batch)?, batch))).collect();
+        done.sort_by_key(|(first, _)| *first);
+        done
+    }
+}
+
+/// Opens an engine on a simulated disk, with the packs on the same disk.
+pub fn open(disk: &SimDisk, segment_bytes: u64) -> Result<(Engine, OpenReport)> {
+    // A seed per opening: an id must not repeat when a log is opened again.
+    let random = Arc::new(SeededRandom::new(seed_of(disk)));
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let store = Arc::new(DirectoryStore::open(Arc::clone(&disk), random.clone())?);
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let parts = Parts { disk, store, clock, random };
+    let options = Options { holder: "the fault tests".to_owned(), segment_bytes, queue_bytes_max: 256 << 20 };
+    Engine::open(parts, options)
+}
+
+fn seed_of(disk: &SimDisk) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (path, content) in &disk.image().files {
+        (path, content.len()).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// Runs a script; `plan` may arrange faults on the disk of the first stage.
+pub fn run(script: &Script, plan: impl FnOnce(&SimDisk)) -> Vec<Stage> {
+    let disk = SimDisk::new();
+    plan(&disk);
+    let mut runner = Runner { script, disk, engine: None, before: Vec::new(), batches: Vec::new(), stages: Vec::new() };
+    let ended = runner.open().map(|()| script.steps.iter().for_each(|step| runner.step(step)));
+    if let (Ok(()), true, Some(engine)) = (&ended, script.shutdown, &runner.engine) {
+        // A refused shutdown (planned faults) is as good as a crash: judges do not rely on it.
+        drop(engine.shutdown());
+    }
+    runner.end_stage(ended.err());
+    runner.stages
+}
+
+struct Runner<'a> {
+    script: &'a Script,
+    disk: SimDisk,
+    engine: Option<Engine>,
+    before: Vec<EventBody>,
+    batches: Vec<Batch>,
+    stages: Vec<Stage>,
+}
+
+impl Runner<'_> {
+    fn open(&mut self) -> std::result::Result<(), String> {
+        let (engine, _) = open(&self.disk, self.script.segment_bytes).map_err(|error| error.to_string())?;
+        self.engine = Some(engine);
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Append(proposal) => self.propose(std::slice::from_ref(proposal)),
+            Step::Together(proposals) => self.propose(proposals),
+            Step::Pack { blobs, repo, push, and } => self.pack(blobs, *repo, *push, and.as_ref()),
+            Step::Restart => {
+                if let Some(engine) = self.engine.take() {
+                    drop(engine.shutdown());
+                }
+                // Without an engine (planned faults) the following steps do nothing.
+                drop(self.open());
+            }
+            Step::PowerLoss(survival, seed) => {
+                let next = self.disk.crash(*survival, *seed);
+                self.end_stage(None);
+                self.disk = next;
+                self.open().unwrap_or_else(|error| panic!("{}: open after a power loss: {error}", self.script.name));
+                let engine = self.engine.as_ref().unwrap();
+                self.before = read_all(engine).unwrap().into_iter().map(|event| event.body).collect();
+            }
+        }
+    }
+
+    fn propose(&mut self, proposals: &[Proposal]) {
+        let Some(engine) = &self.engine else { return };
+        let (sender, answers) = mpsc::channel();
+        for (index, proposal) in proposals.iter().enumerate() {
+            let (sender, disk) = (sender.clone(), self.disk.clone());
+            let reply = move |outcome| sender.send((index, outcome, disk.calls())).unwrap();
+            engine.propose(proposal.clone(), Box::new(reply));
+        }
+        drop(sender);
+        let mut count = 0;
+        while let Ok((index, outcome, calls)) = answers.recv_timeout(ANSWER_TIME_MAX) {
+            self.batches.push(Batch { events: proposals[index].events.clone(), outcome, calls });
+            count += 1;
+        }
+        assert_eq!(count, proposals.len(), "{}: every proposal is answered", self.script.name);
+    }
+
+    fn pack(&mut self, blobs: &[Vec<u8>], repo: RepoId, push: PushId, and: Option<&EventBody>) {
+        let Some(engine) = &self.engine else { return };
+        // A pack that could not be stored is never named by an event.
+        let Ok(received) = store_pack(engine, blobs, repo, push) else { return };
+        let events = [EventBody::ObjectsReceived(received)].into_iter().chain(and.cloned()).collect();
+        let proposal =
+            Proposal { push, fingerprint: 1, actor: "tester".to_owned(), conditions: Vec::new(), events };
+        self.propose(&[proposal]);
+    }
+
+    fn end_stage(&mut self, open_error: Option<String>) {
+        self.stages.push(Stage {
+            history: self.disk.history(),
+            before: std::mem::take(&mut self.before),
+            batches: std::mem::take(&mut self.batches),
+            disk: self.disk.clone(),
+            open_error,
+        });
+        self.engine = None;
+    }
+}
+
+fn store_pack(engine: &Engine, blobs: &[Vec<u8>], repo: RepoId, push: PushId) -> Result<ObjectsReceived> {
+    let mut writer = PackWriter::new(engine.store().stage()?, PackOrigin { repo, push, nonce: [5; 16] })?;
+    for blob in blobs {
+        let id = ObjectId(Sha256::digest(blob).into());
+        if !writer.contains(Kind::Blob, id) {
+            writer.add_blob(id, blob)?;
+        }
+    }
+    let stored = writer.finish()?;
+    Ok(ObjectsReceived {
+        repo,
+        pack: stored.pack,
+        pack_bytes: stored.bytes,
+        table_hash: stored.table_hash,
+        rows: stored.rows,
+        snapshots: Vec::new(),
+        commits: Vec::new(),
+    })
+}
+
+/// Every event of the log, or the first error on the way.
+pub fn read_all(engine: &Engine) -> Result<Vec<Event>> {
+    let (events, error) = read_until_error(engine);
+    error.map_or(Ok(events), Err)
+}
+
+/// Events from the first on, and the error that ended the reading, if one did.
+pub fn read_until_error(engine: &Engine) -> (Vec<Event>, Option<reprise_engine::Error>) {
+    let durable = engine.durable().position;
+    let mut events: Vec<Event> = Vec::new();
+    if durable == Position::ZERO {
+        return (events, None);
+    }
+    let mut follower = match engine.follow(Position(1)) {
+        Ok(follower) => follower,
+        Err(error) => return (events, Some(error)),
+    };
+    while events.last().is_none_or(|event| event.position < durable) {
+        match follower.next(Duration::ZERO) {
+            Ok(Some(group)) => events.extend(group.events.iter().cloned()),
+            Ok(None) => break,
+            Err(error) => return (events, Some(error)),
+        }
+    }
+    (events, None)
+}
+
+/// No proposal takes longer; a lost reply fails the test instead of hanging it.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
