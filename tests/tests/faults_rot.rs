@@ -47,7 +47,9 @@ fn every_truncation_is_detected_or_harmless() {
 #[test]
 fn every_zeroed_page_is_detected_or_harmless() {
     for shutdown in [true, false] {
-        check_each("zeroed pages", &small_log(shutdown), 512, |bytes, at| {
+        // A page can hold the end of a batch and the start of the last one: then both look like one unfinished write.
+        let rest = Rest { batches_touched: 2, ..small_log(shutdown) };
+        check_each("zeroed pages", &rest, 512, |bytes, at| {
             let end = bytes.len().min(at + 512);
             bytes[at..end].fill(0);
         });

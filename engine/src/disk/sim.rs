@@ -156,7 +156,7 @@ impl SimDisk {
             Fault::NoSpace => Err(os_error(operation, path, ENOSPC)),
             Fault::TooManyFiles => Err(os_error(operation, path, EMFILE)),
             Fault::SyncErrorDropped => {
-                state.drop_unsynced(class, path);
+                state.drop_unsynced(class);
                 Err(os_error(operation, path, EIO))
             }
             Fault::SyncErrorKept | Fault::ReadError | Fault::Crash => Err(os_error(operation, path, EIO)),
@@ -287,12 +287,11 @@ impl State {
         }
     }
 
-    /// A failed sync whose pages were marked clean: what was not durable never will be, though readers still see it.
-    fn drop_unsynced(&mut self, class: Class, path: &str) {
-        match class {
-            Class::Sync(file) => self.change(Change::DropUnsynced { file }),
-            Class::SyncDirectory => self.change(Change::DropUnsyncedNames { path: path.to_owned() }),
-            _ => {}
+    /// A failed sync whose pages were marked clean: what was not durable never will be, though readers still see it. Names
+    /// are not dropped: a journal that fails stops the whole file system instead.
+    fn drop_unsynced(&mut self, class: Class) {
+        if let Class::Sync(file) = class {
+            self.change(Change::DropUnsynced { file });
         }
     }
 }

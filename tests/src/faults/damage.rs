@@ -2,7 +2,7 @@
 //!
 //! Invariants: an event that a damaged log gives back is exactly the event that was written; fewer events than were written
 //! come with an error that names the damage, or with a tail that says so; a log found damaged is not written to. The one
-//! stated limit: without a clean shutdown, damage to the last group looks like a tear and is reported as one.
+//! stated limit: without a clean shutdown, damage that reaches the start of the last group looks like a tear and is reported.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -10,7 +10,7 @@ use std::{
 };
 
 use reprise_engine::{
-    disk::sim::{SimDisk, image::Image},
+    disk::sim::{SimDisk, Survival, image::Image},
     engine::Tail,
     event::EventBody,
 };
@@ -29,11 +29,14 @@ pub struct Rest {
     pub earlier: Vec<Image>,
     /// What is in it.
     pub events: Vec<EventBody>,
-    /// Events before the last batch.
-    pub before_last: usize,
+    /// Events before the last batch, before the one before it, …
+    pub before_last: Vec<usize>,
+    /// How many batches one damage can touch: so many may look like a tear if they are the last ones.
+    pub batches_touched: usize,
     /// It was shut down cleanly.
     pub clean: bool,
-    segment_bytes: u64,
+    /// Bytes at which a segment is sealed.
+    pub segment_bytes: u64,
 }
 
 /// How damage showed.
@@ -78,16 +81,31 @@ impl Rest {
         let done = stage.done();
         let mut events = stage.before.clone();
         done.iter().for_each(|(_, batch)| events.extend(batch.events.iter().cloned()));
-        let before_last = events.len() - done.last().map_or(0, |(_, batch)| batch.events.len());
+        let mut end = events.len();
+        let lengths = done.iter().rev().map(|(_, batch)| batch.events.len());
+        let before_last = lengths
+            .map(|len| {
+                end -= len;
+                end
+            })
+            .collect();
         let mut earlier = Vec::new();
         let every = stage.history.len().div_ceil(12).max(1);
         stage.history.each_cut(|cut, crash| {
             if cut % every == 0 {
-                earlier.push(crash.image(reprise_engine::disk::sim::Survival::All, 0));
+                earlier.push(crash.image(Survival::All, 0));
             }
         });
         let (clean, segment_bytes) = (script.shutdown, script.segment_bytes);
-        Rest { image: stage.disk.image(), earlier, events, before_last, clean, segment_bytes }
+        Rest {
+            image: stage.history.image_at(stage.history.len(), Survival::All, 0),
+            earlier,
+            events,
+            before_last,
+            batches_touched: 1,
+            clean,
+            segment_bytes,
+        }
     }
 
     /// The files of the log (the lock's text is not one).
@@ -129,15 +147,14 @@ impl Rest {
         if let (true, Some(name)) = (damaged, changed(&segments(image), &segments(&disk.image()))) {
             return Shown::Silent(format!("{name} of a damaged log was written to"));
         }
+        let torn = |len| self.before_last.iter().take(self.batches_touched).any(|before| *before == len);
         match (&report.tail, error) {
             (_, None) if events.len() == self.events.len() => Shown::Harmless,
             (_, Some(error)) if error.is_corrupt() && error.file().is_some() => Shown::Detected,
             (_, Some(error)) => Shown::Silent(format!("reading answered {error}, which names no damage")),
             (Tail::Damaged { .. }, None) => Shown::Detected,
-            (Tail::Torn { .. }, None) if !self.clean && events.len() == self.before_last => Shown::Detected,
-            (tail, None) => {
-                Shown::Silent(format!("{} of {} events, tail {tail:?}", events.len(), self.events.len()))
-            }
+            (Tail::Torn { .. }, None) if !self.clean && torn(events.len()) => Shown::Detected,
+            (tail, None) => Shown::Silent(format!("{} of {} events, tail {tail:?}", events.len(), self.events.len())),
         }
     }
 }

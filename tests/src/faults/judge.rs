@@ -83,6 +83,7 @@ pub fn judge(found: &SimDisk, expected: &Expectation) -> Result<usize, String> {
 }
 
 fn judge_unguarded(first: &SimDisk, expected: &Expectation) -> Result<usize, String> {
+    let all_was_durable = first.history().is_empty();
     let (engine, events) = open_and_read(first, expected, "the first open")?;
     check_packs(&engine, &events)?;
     let segments = segments(&first.image());
@@ -94,7 +95,8 @@ fn judge_unguarded(first: &SimDisk, expected: &Expectation) -> Result<usize, Str
     if again != events {
         return Err(format!("{} events at the first open, {} at the second", events.len(), again.len()));
     }
-    if let Some(name) = changed(&segments, &self::segments(&second.image())) {
+    // After a kill the second power loss may take a mark or a footer that no sync covered: it is written again, as it was.
+    if let (true, Some(name)) = (all_was_durable, changed(&segments, &self::segments(&second.image()))) {
         return Err(format!("the second open changed {name}"));
     }
 
@@ -137,8 +139,9 @@ fn check_packs(engine: &Engine, events: &[Event]) -> Result<(), String> {
         let EventBody::ObjectsReceived(received) = &event.body else { continue };
         let mut damaged = Vec::new();
         let store: &Arc<dyn ObjectStore> = engine.store();
-        let told = pack::verify(&**store, received.pack, &mut |kind, id, what| damaged.push(format!("{kind} {id} {what}")))
-            .map_err(|error| format!("event {} names pack {}: {error}", event.position, received.pack))?;
+        let told =
+            pack::verify(&**store, received.pack, &mut |kind, id, what| damaged.push(format!("{kind} {id} {what}")))
+                .map_err(|error| format!("event {} names pack {}: {error}", event.position, received.pack))?;
         if !damaged.is_empty() || told.stored.rows != received.rows || told.stored.table_hash != received.table_hash {
             return Err(format!("event {} names pack {}: {damaged:?}", event.position, received.pack));
         }
@@ -149,7 +152,12 @@ fn check_packs(engine: &Engine, events: &[Event]) -> Result<(), String> {
 /// The segment files of an image.
 pub fn segments(image: &Image) -> BTreeMap<String, Arc<Vec<u8>>> {
     let segment = |path: &str| path.rsplit('/').next().is_some_and(|name| name.starts_with("seg-"));
-    image.files.iter().filter(|(path, _)| segment(path)).map(|(path, bytes)| (path.clone(), Arc::clone(bytes))).collect()
+    image
+        .files
+        .iter()
+        .filter(|(path, _)| segment(path))
+        .map(|(path, bytes)| (path.clone(), Arc::clone(bytes)))
+        .collect()
 }
 
 /// The first file that differs.

@@ -15,7 +15,7 @@ use reprise_engine::{
         Disk,
         sim::{History, SimDisk},
     },
-    engine::{Engine, OpenReport, Options, Outcome, Parts, Proposal},
+    engine::{Driver, Engine, OpenReport, Options, Outcome, Parts, Proposal},
     error::Result,
     event::{Event, EventBody, ObjectsReceived},
     id::{Kind, ObjectId, Position, PushId, RepoId},
@@ -66,13 +66,17 @@ impl Stage {
 
 /// Opens an engine on a simulated disk, with the packs on the same disk.
 pub fn open(disk: &SimDisk, segment_bytes: u64) -> Result<(Engine, OpenReport)> {
+    open_driven(disk, segment_bytes, Driver::Inline)
+}
+
+fn open_driven(disk: &SimDisk, segment_bytes: u64, driver: Driver) -> Result<(Engine, OpenReport)> {
     // A seed per opening: an id must not repeat when a log is opened again.
     let random = Arc::new(SeededRandom::new(seed_of(disk)));
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let store = Arc::new(DirectoryStore::open(Arc::clone(&disk), random.clone())?);
     let clock = Arc::new(ManualClock::new(1_700_000_000_000));
     let parts = Parts { disk, store, clock, random };
-    let options = Options { holder: "the fault tests".to_owned(), segment_bytes, queue_bytes_max: 256 << 20 };
+    let options = Options { segment_bytes, driver, ..Options::new("the fault tests") };
     Engine::open(parts, options)
 }
 
@@ -108,8 +112,15 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
+    /// Only a queue in front of a busy writer makes groups; everything else runs call by call in one order.
+    fn driver(&self) -> Driver {
+        let groups = self.script.steps.iter().any(|step| matches!(step, Step::Together(_)));
+        if groups { Driver::Threads } else { Driver::Inline }
+    }
+
     fn open(&mut self) -> std::result::Result<(), String> {
-        let (engine, _) = open(&self.disk, self.script.segment_bytes).map_err(|error| error.to_string())?;
+        let (engine, _) =
+            open_driven(&self.disk, self.script.segment_bytes, self.driver()).map_err(|error| error.to_string())?;
         self.engine = Some(engine);
         Ok(())
     }
@@ -159,8 +170,7 @@ impl Runner<'_> {
         // A pack that could not be stored is never named by an event.
         let Ok(received) = store_pack(engine, blobs, repo, push) else { return };
         let events = [EventBody::ObjectsReceived(received)].into_iter().chain(and.cloned()).collect();
-        let proposal =
-            Proposal { push, fingerprint: 1, actor: "tester".to_owned(), conditions: Vec::new(), events };
+        let proposal = Proposal { push, fingerprint: 1, actor: "tester".to_owned(), conditions: Vec::new(), events };
         self.propose(&[proposal]);
     }
 

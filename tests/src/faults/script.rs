@@ -57,7 +57,10 @@ pub fn scripts() -> Vec<Script> {
         story("append a group", vec![append(0), Step::Together((1..9).map(create).collect())]),
         story("groups after groups", (0..3).map(|group| together(group * 6, 6)).collect()),
         rolling("roll to a new segment", (0..14).map(|number| append_padded(number, 700)).collect()),
-        rolling("roll within a group", vec![append(0), Step::Together((1..12).map(|n| padded(n, 900)).collect()), append(40)]),
+        rolling(
+            "roll within a group",
+            vec![append(0), Step::Together((1..12).map(|n| padded(n, 900)).collect()), append(40)],
+        ),
         rolling("seal twice and restart", sealing_and_restart()),
         story("store a pack, then append its event", packs()),
         rolling("packs across a roll", packs_across_a_roll()),
@@ -225,7 +228,12 @@ fn conditional() -> Vec<Step> {
 
 fn repeated() -> Vec<Step> {
     let mut steps = vec![append(0), append(0), append(1), Step::Restart, append(0), append(1)];
-    steps.extend([Step::Together(vec![create(2), create(2)]), Step::PowerLoss(Survival::None, 1), append(2), append(3)]);
+    steps.extend([
+        Step::Together(vec![create(2), create(2)]),
+        Step::PowerLoss(Survival::None, 1),
+        append(2),
+        append(3),
+    ]);
     steps
 }
 

@@ -120,7 +120,8 @@ impl Sweep<'_> {
             self.report.images += 1;
             self.report.distinct += 1;
             let judged = judge(&history.killed_at(cut), self.expected);
-            let acknowledged = acknowledged.unwrap_or_else(|| self.expected.acknowledged_before(next_call(history, cut)));
+            let acknowledged =
+                acknowledged.unwrap_or_else(|| self.expected.acknowledged_before(next_call(history, cut)));
             if let Some(wrong) = why_wrong(&judged, acknowledged) {
                 self.report.violations.push(format!("{name}, killed behind change {cut}: {wrong}"));
             }

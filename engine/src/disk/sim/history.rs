@@ -125,7 +125,6 @@ impl CrashPoint {
             }
             Change::DropUnsynced { file } => self.pending.retain(|pending| pending.file_data() != Some(*file)),
             Change::SyncDirectory { path } => self.sync_directory(path),
-            Change::DropUnsyncedNames { path } => self.pending.retain(|pending| !pending.names_in(path)),
             _ => self.pending.push(change.clone()),
         }
     }
@@ -266,7 +265,6 @@ pub(super) enum Change {
     SyncFile { file: FileId },
     DropUnsynced { file: FileId },
     SyncDirectory { path: String },
-    DropUnsyncedNames { path: String },
 }
 
 impl Change {
@@ -350,10 +348,7 @@ impl Tree {
             Change::MakeDirectory { path } => {
                 self.names.insert(path.clone(), Node::Directory);
             }
-            Change::SyncFile { .. }
-            | Change::DropUnsynced { .. }
-            | Change::SyncDirectory { .. }
-            | Change::DropUnsyncedNames { .. } => {}
+            Change::SyncFile { .. } | Change::DropUnsynced { .. } | Change::SyncDirectory { .. } => {}
         }
     }
 
