@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod crash;
+mod golden;
 mod open;
 mod queue;
 mod table;
