@@ -25,12 +25,14 @@ pub(crate) struct LogFiles {
     active: Arc<dyn DiskFile>,
     sealing: Option<Arc<dyn DiskFile>>,
     spare: Option<Arc<dyn DiskFile>>,
+    /// The spare has its name; that the directory is durable is all that lacks.
+    named: bool,
 }
 
 impl LogFiles {
     /// Files of a log whose active segment is `active`.
     pub(crate) fn new(disk: Arc<dyn Disk>, active: Arc<dyn DiskFile>) -> LogFiles {
-        LogFiles { disk, active, sealing: None, spare: None }
+        LogFiles { disk, active, sealing: None, spare: None, named: false }
     }
 
     /// Writes and syncs bytes of the active segment.
@@ -58,21 +60,36 @@ impl LogFiles {
     /// Turns the spare into the active segment.
     pub(crate) fn activate(&mut self, header: &SegmentHeader) -> Io {
         let Some(spare) = self.spare.clone() else { return Io::Lost("there is no spare segment".to_owned()) };
-        if let Err(error) = write_all_at(&*spare, &header.encode(), 0) {
-            return unsynced(&error);
+        if !self.named {
+            let named = self.name(&*spare, header);
+            if named != Io::Done {
+                return named;
+            }
+            self.named = true;
         }
-        if let Err(error) = sync(&*spare) {
-            return Io::Lost(error.to_string());
+        match sync_log_dir(&*self.disk) {
+            Ok(()) => {}
+            // Without a descriptor for the directory no sync was tried: it is not a second try when there is one again.
+            Err(error) if out_of_descriptors(&error) => return Io::Full,
+            Err(error) => return Io::Lost(error.to_string()),
         }
-        if let Err(error) = self.disk.rename(SPARE, &segment_path(header)) {
-            return unsynced(&error);
-        }
-        if let Err(error) = sync_log_dir(&*self.disk) {
-            return Io::Lost(error.to_string());
-        }
+        self.named = false;
         self.spare = None;
         self.sealing = Some(std::mem::replace(&mut self.active, spare));
         Io::Done
+    }
+
+    fn name(&self, spare: &dyn DiskFile, header: &SegmentHeader) -> Io {
+        if let Err(error) = write_all_at(spare, &header.encode(), 0) {
+            return unsynced(&error);
+        }
+        if let Err(error) = sync(spare) {
+            return Io::Lost(error.to_string());
+        }
+        match self.disk.rename(SPARE, &segment_path(header)) {
+            Ok(()) => Io::Done,
+            Err(error) => unsynced(&error),
+        }
     }
 
     /// Writes the footer of the segment that was active before.
@@ -196,6 +213,12 @@ pub(crate) fn sync(file: &dyn DiskFile) -> Result<()> {
 /// `log/seg-….log`
 pub(crate) fn segment_path(header: &SegmentHeader) -> String {
     format!("{LOG_DIR}/{}", segment_name(header.first))
+}
+
+/// EMFILE or ENFILE: the call did not begin.
+fn out_of_descriptors(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    matches!(source.and_then(std::io::Error::raw_os_error), Some(23 | 24))
 }
 
 /// A step before any sync failed.

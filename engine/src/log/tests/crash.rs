@@ -50,16 +50,18 @@ fn a_full_disk_at_any_call_acknowledges_nothing_false_and_writes_go_on_when_room
     let clean = SimDisk::new();
     run(&clean, 80);
     for call in 1..=clean.calls() {
-        let disk = SimDisk::new();
-        disk.plan(call, Fault::NoSpace);
-        let acked = run(&disk, 80);
-        if disk.fired().is_empty() {
-            continue;
+        for fault in [Fault::NoSpace, Fault::TooManyFiles] {
+            let disk = SimDisk::new();
+            disk.plan(call, fault);
+            let acked = run(&disk, 80);
+            if disk.fired().is_empty() {
+                continue;
+            }
+            assert!(acked == 0 || acked >= 79, "call {call}, {fault:?}: {acked}");
+            let (engine, report) = open(&disk);
+            assert!(!matches!(report.tail, Tail::Damaged { .. }), "call {call}, {fault:?}: {report:?}");
+            assert_eq!(read_all(&engine).unwrap().len() as u64, acked, "call {call}, {fault:?}");
         }
-        assert!(acked == 0 || acked >= 79, "call {call}: {acked}");
-        let (engine, report) = open(&disk);
-        assert!(!matches!(report.tail, Tail::Damaged { .. }), "call {call}: {report:?}");
-        assert_eq!(read_all(&engine).unwrap().len() as u64, acked, "call {call}");
     }
 }
 

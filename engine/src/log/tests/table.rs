@@ -157,3 +157,34 @@ fn a_missing_segment_is_damage() {
         assert_eq!(read_all(&engine).unwrap().len() as u64, first_missing);
     }
 }
+
+#[test]
+fn a_sound_frame_that_does_not_continue_the_chain_is_not_believed() {
+    use crate::{
+        disk::write_all_at,
+        id::ChainHash,
+        log::{
+            frame::{self, Draft},
+            scan::{From, GroupReader, Step},
+        },
+    };
+    let disk = SimDisk::new();
+    let file = disk.create_new("frames").unwrap();
+    let (salt, mut bytes) = ([3; 16], Vec::new());
+    let draft = |first, sequence, previous| Draft {
+        flags: 0,
+        count: 1,
+        first: Position(first),
+        sequence,
+        time_ms: 0,
+        previous,
+    };
+    let after = frame::append(&mut bytes, &salt, &draft(1, 1, ChainHash([0; 32])), b"one");
+    assert_ne!(after, ChainHash([9; 32]));
+    frame::append(&mut bytes, &salt, &draft(2, 2, ChainHash([9; 32])), b"two");
+    write_all_at(&*file, &bytes, 0).unwrap();
+    let from = From { offset: 0, next: Position(1), sequence: 1, chain: Some(ChainHash([0; 32])) };
+    let mut reader = GroupReader::new(file.into(), "frames".into(), salt, from, bytes.len() as u64);
+    assert!(matches!(reader.step().unwrap(), Step::Group(_)));
+    assert!(matches!(reader.step().unwrap(), Step::Stop(_)));
+}
