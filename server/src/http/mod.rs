@@ -62,3 +62,6 @@ fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
     HubError::Internal("the server failed while it answered; the request id names the log line".to_owned())
         .into_response()
 }
+
+#[cfg(test)]
+mod access_tests;

@@ -10,7 +10,7 @@ use axum::{Router, body::Body, extract::ConnectInfo};
 use hyper::{Method, Request, Response, Version, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     time::{sleep, timeout},
@@ -82,10 +82,17 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream, mut closing: watch::Receiver<bool>) {
+    async fn serve(self, stream: TcpStream, closing: watch::Receiver<bool>) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY");
         }
+        self.serve_io(stream, closing).await;
+    }
+
+    async fn serve_io<Io>(self, stream: Io, mut closing: watch::Receiver<bool>)
+    where
+        Io: AsyncRead + AsyncWrite + Unpin,
+    {
         let pulse = Arc::new(Pulse::default());
         let io = HeartbeatIo::new(stream, Arc::clone(&pulse), HEARTBEAT);
         let builder = builder(&self.limits);
@@ -151,7 +158,7 @@ fn takes_long(request: &Request<Incoming>) -> bool {
 
 /// Reads and forgets what still comes, for a moment: closing with unread bytes would reset the connection and take the
 /// answer with it.
-async fn linger(mut io: HeartbeatIo<TcpStream>) {
+async fn linger(mut io: impl AsyncRead + Unpin) {
     let rest = async {
         let mut buffer = [0u8; 4096];
         let mut bytes = 0usize;
@@ -175,3 +182,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 1 << 20;
 /// Read buffer of a connection: large bodies arrive in pieces of up to this.
 const READ_BUFFER_BYTES: usize = 256 << 10;
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;
