@@ -4,10 +4,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use clap::Args;
-use reprise_engine::event::Visibility;
+use reprise_engine::{ErrorKind, event::Visibility};
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -52,8 +53,7 @@ impl Serve {
             create_on_push: self.create_on_push,
             holder: format!("reprise serve on {address}, process {}", std::process::id()),
         };
-        let opened = tokio::task::spawn_blocking(move || Hub::open(directory)).await;
-        let hub = Arc::new(opened.map_err(|error| Failure::CouldNot(format!("opening: {error}")))??);
+        let hub = Arc::new(open(directory).await?);
         let told = ServerFile::write(&data, reachable(address), &hub.operator)
             .map_err(|error| Failure::CouldNot(format!("writing server.json: {error}")))?;
         self.greet(output, address, &data, is_new)?;
@@ -83,6 +83,20 @@ impl Serve {
     }
 }
 
+/// Opens the directory; a command that holds it for a moment is waited for.
+async fn open(directory: Directory) -> Result<Hub, Failure> {
+    let mut tries = 1;
+    loop {
+        let attempt = directory.clone();
+        let opened = tokio::task::spawn_blocking(move || Hub::open(attempt)).await;
+        match opened.map_err(|error| Failure::CouldNot(format!("opening: {error}")))? {
+            Err(error) if error.kind() == ErrorKind::Conflict && tries < HELD_TRIES => tries += 1,
+            opened => return Ok(opened?),
+        }
+        tokio::time::sleep(HELD_PAUSE).await;
+    }
+}
+
 /// What takes a newcomer from nothing to a first push and clone.
 fn first_steps(url: &str, data: &std::path::Path, creates_on_push: bool) -> String {
     let data = match data.to_string_lossy() {
@@ -107,3 +121,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     };
     SocketAddr::new(ip, address.port())
 }
+
+const HELD_TRIES: usize = 10;
+const HELD_PAUSE: Duration = Duration::from_millis(100);

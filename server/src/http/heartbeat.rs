@@ -57,12 +57,27 @@ pub struct HeartbeatIo<Io> {
     timer: Option<Pin<Box<Sleep>>>,
     /// What is still to be written of an interim answer.
     interim: &'static [u8],
+    /// How long the other side may take no byte: an answer holds a place and memory until it is taken.
+    stall_max: Duration,
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> HeartbeatIo<Io> {
-    /// Wraps a stream; one interim answer per `period`.
-    pub fn new(io: Io, pulse: Arc<Pulse>, period: Duration) -> HeartbeatIo<Io> {
-        HeartbeatIo { io, pulse, period, timer: None, interim: &[] }
+    /// Wraps a stream; one interim answer per `period`; a write that stands still for `stall_max` is an error.
+    pub fn new(io: Io, pulse: Arc<Pulse>, period: Duration, stall_max: Duration) -> HeartbeatIo<Io> {
+        HeartbeatIo { io, pulse, period, timer: None, interim: &[], stall_max, stall: None }
+    }
+
+    /// `wrote`, or an error once it has been pending for too long.
+    fn poll_stall(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if wrote.is_ready() {
+            self.stall = None;
+            return wrote;
+        }
+        let stall_max = self.stall_max;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(stall_max)));
+        ready!(stall.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -107,7 +122,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeartbeatIo<Io> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_interim(cx))?;
-        Pin::new(&mut this.io).poll_write(cx, bytes)
+        let wrote = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.poll_stall(cx, wrote)
     }
 
     fn poll_write_vectored(
@@ -117,7 +133,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeartbeatIo<Io> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_interim(cx))?;
-        Pin::new(&mut this.io).poll_write_vectored(cx, slices)
+        let wrote = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.poll_stall(cx, wrote)
     }
 
     fn is_write_vectored(&self) -> bool {

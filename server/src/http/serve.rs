@@ -94,7 +94,7 @@ impl Connection {
         Io: AsyncRead + AsyncWrite + Unpin,
     {
         let pulse = Arc::new(Pulse::default());
-        let io = HeartbeatIo::new(stream, Arc::clone(&pulse), HEARTBEAT);
+        let io = HeartbeatIo::new(stream, Arc::clone(&pulse), HEARTBEAT, self.limits.body_idle_max);
         let builder = builder(&self.limits);
         let service = service_fn(|request| self.answer(request, &pulse));
         let mut connection = builder.serve_connection(TokioIo::new(io), service);

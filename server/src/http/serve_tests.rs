@@ -15,7 +15,8 @@ fn router() -> Router {
         "done"
     };
     let refuse = || async { (StatusCode::PAYLOAD_TOO_LARGE, "too large") };
-    Router::new().route("/slow", post(slow).get(|| async { sleep(WORK).await })).route("/refuse", post(refuse))
+    let large = || async { vec![1u8; 1 << 20] };
+    Router::new().route("/large", post(large)).route("/slow", post(slow).get(|| async { sleep(WORK).await })).route("/refuse", post(refuse))
 }
 
 /// A served pipe: the client's end, and what tells the server to close.
@@ -134,4 +135,13 @@ async fn a_body_that_stands_still_is_given_up() {
     let answer = read_all(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     assert!(started.elapsed() < Duration::from_secs(200), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_of_its_answer_is_cut_off() {
+    let (mut client, _closing) = connect();
+    client.write_all(b"POST /large HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    sleep(Limits::default().body_idle_max + Duration::from_secs(5)).await;
+    let answer = read_all(&mut client).await;
+    assert!(answer.len() < 1 << 20, "{} bytes", answer.len());
 }

@@ -69,7 +69,8 @@ pub struct Limits {
     pub object_uploads_max: usize,
     /// Requests waiting for each of the three above; beyond this the answer is 429 at once.
     pub waiting_max: usize,
-    /// How long a request may wait for its turn before it is answered 503.
+    /// How long a request may wait for its turn before it is answered 503. Its body is not read meanwhile, and the stock
+    /// client gives a body 60 s in all.
     pub waiting_time_max: Duration,
     /// Open connections.
     pub connections_max: usize,
@@ -82,7 +83,7 @@ pub struct Limits {
     pub rate_limit_loopback: bool,
     /// How long a client may take to send its headers.
     pub header_time_max: Duration,
-    /// How long a request body may stand still.
+    /// How long a request body may stand still, and how long a client may take no byte of its answer.
     pub body_idle_max: Duration,
     /// How long a shutdown waits for accepted requests.
     pub shutdown_time_max: Duration,
@@ -121,7 +122,7 @@ impl Default for Limits {
             pushes_max: 8,
             object_uploads_max: 16,
             waiting_max: 256,
-            waiting_time_max: Duration::from_secs(45),
+            waiting_time_max: Duration::from_secs(20),
             connections_max: 4_096,
             requests_per_second: 200,
             requests_burst: 2_000,

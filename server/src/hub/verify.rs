@@ -10,6 +10,7 @@ use std::{
 };
 
 use reprise_engine::{
+    Error, ErrorKind,
     event::EventBody,
     id::{Kind, ObjectId, PackId, Position, RepoId, TableHash},
     pack,
@@ -79,7 +80,10 @@ fn scan_log(hub: &Hub, end: Position, say: &mut dyn FnMut(Value) -> bool) -> rep
     let mut said = 0;
     let mut at = Position::ZERO;
     while at < end {
-        let Some(group) = follower.next(STEP)? else { break };
+        let Some(group) = follower.next(STEP)? else {
+            let text = format!("the log gives no event after {at}, its end is {end}");
+            return Err(Error::new(ErrorKind::Unavailable, text));
+        };
         for event in group.events.iter() {
             named.take(&event.body);
             at = event.position;
