@@ -1,0 +1,204 @@
+//! T15: rebuilt = folded live = reopened, in every store, for random histories, by digest.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
+
+mod history;
+
+use std::sync::Arc;
+
+use history::*;
+use reprise_engine::disk::{Disk, real::RealDisk};
+use reprise_projections::{
+    projections::{Checkpoint, build_at},
+    rebuild::{RebuildOptions, Target, build},
+    source::Source,
+    store::{
+        Store,
+        fjall::{FjallStore, Memory},
+        memory::MemoryStore,
+    },
+};
+
+const SMALL: Memory = Memory { cache_bytes: 1 << 20, memtable_bytes: 1 << 20 };
+
+fn end_of(log: &MemoryLog) -> Checkpoint {
+    let durable = log.durable();
+    Checkpoint { position: durable.position, chain: durable.chain }
+}
+
+#[test]
+fn a_rebuild_equals_the_live_fold_whatever_the_batches_and_runs() {
+    for seed in 0..50 {
+        let log = random_history(seed, 40);
+        let expected = reference(&log);
+        let dice = Dice::new(seed ^ 0xbeef);
+        let batched = Arc::new(MemoryStore::new());
+        fold_live(&log, batched.clone(), Checkpoint::START, || dice.below(4) == 0).unwrap();
+        assert_eq!(digest(&*batched), expected, "seed {seed}, batched");
+
+        let dir = tempfile::tempdir().unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir.path().to_owned()));
+        for (readers, run_bytes) in [(1, 1), (2, 20_000), (3, 1 << 20)] {
+            let store = MemoryStore::new();
+            let target = Target { store: Some(&store), spill: Some((Arc::clone(&disk), format!("{readers}-"))) };
+            let options = RebuildOptions { readers, run_bytes, live_is_bad: false };
+            let built = build(&log, end_of(&log), &target, &options, &|_| {}).unwrap();
+            assert_eq!(built, expected, "seed {seed}, {readers} readers, runs of {run_bytes}");
+            store.apply(&Default::default(), Some(end_of(&log))).unwrap();
+            assert_eq!(digest(&store), expected, "seed {seed}, what was loaded");
+        }
+        assert!(disk.list("").unwrap().is_empty(), "seed {seed}: run files are left");
+    }
+}
+
+#[test]
+fn folding_again_from_any_earlier_position_over_newer_rows_ends_in_the_same_rows() {
+    for seed in 100..140 {
+        let log = random_history(seed, 30);
+        let expected = reference(&log);
+        for group in log.groups().iter().step_by(3) {
+            let store = Arc::new(MemoryStore::new());
+            fold_live(&log, store.clone(), Checkpoint::START, || true).unwrap();
+            let from = Checkpoint { position: group.events.last().unwrap().position, chain: group.chain };
+            fold_live(&log, store.clone(), from, || true).unwrap();
+            assert_eq!(digest(&*store), expected, "seed {seed} again from {}", from.position);
+        }
+    }
+}
+
+#[test]
+fn fjall_and_memory_hold_the_same_rows_folded_live_and_loaded_in_bulk() {
+    for seed in 200..206 {
+        let log = random_history(seed, 40);
+        let expected = reference(&log);
+        let dir = tempfile::tempdir().unwrap();
+        let live: Arc<FjallStore> = Arc::new(FjallStore::create(&dir.path().join("live"), SMALL).unwrap());
+        fold_live(&log, live.clone(), Checkpoint::START, || true).unwrap();
+        assert_eq!(digest(&*live), expected, "seed {seed}, live");
+
+        let bulk = FjallStore::create(&dir.path().join("bulk"), SMALL).unwrap();
+        let target = Target { store: Some(&bulk), spill: None };
+        let built = build(&log, end_of(&log), &target, &RebuildOptions::default(), &|_| {}).unwrap();
+        bulk.apply(&Default::default(), Some(end_of(&log))).unwrap();
+        assert_eq!(built, expected, "seed {seed}, on the way");
+        assert_eq!(digest(&bulk), expected, "seed {seed}, loaded");
+    }
+}
+
+#[test]
+fn the_live_projections_a_rebuild_and_a_reopened_log_agree() {
+    for seed in 300..303 {
+        let log = random_history(seed, 30);
+        let dir = tempfile::tempdir().unwrap();
+        let projections = open_caught_up(&log, options(dir.path()));
+        let report = projections.rebuild(&RebuildOptions::default(), &|_| {}).unwrap();
+        assert!(report.switched, "seed {seed}: {report:?}");
+        assert_eq!(report.digest, reference(&log), "seed {seed}");
+        for group in random_history(seed + 1000, 5).groups() {
+            log.append(group.events.iter().map(|event| event.body.clone()).collect());
+        }
+        let end = log.durable().position;
+        assert!(projections.wait_folded(end, std::time::Duration::from_secs(10)));
+        assert_eq!(projections.view().digest().unwrap(), reference(&log), "seed {seed}, after the switch");
+        projections.shutdown().unwrap();
+        drop(projections);
+        let again = open_caught_up(&log, options(dir.path()));
+        assert_eq!(again.status().reason, "", "seed {seed}");
+        assert_eq!(again.view().digest().unwrap(), reference(&log), "seed {seed}, reopened");
+    }
+}
+
+#[test]
+fn a_copy_at_a_position_is_what_the_live_fold_was_then() {
+    let log = random_history(7, 30);
+    let all = log.groups();
+    for count in [1, 7, 20] {
+        let shorter = MemoryLog::default();
+        for group in &all[..count] {
+            shorter.append(group.events.iter().map(|event| event.body.clone()).collect());
+        }
+        let view = build_at(&log, shorter.durable().position).unwrap();
+        assert_eq!(view.digest().unwrap(), reference(&shorter));
+    }
+    assert!(build_at(&log, log.durable().position.next()).is_err());
+}
+
+#[test]
+fn an_empty_log_and_one_event_are_rebuilt_too() {
+    for groups in [0, 1] {
+        let log = random_history(1, groups);
+        let dir = tempfile::tempdir().unwrap();
+        let projections = open_caught_up(&log, options(dir.path()));
+        let report = projections.rebuild(&RebuildOptions::default(), &|_| {}).unwrap();
+        assert!(report.switched);
+        assert_eq!(projections.view().digest().unwrap(), reference(&log));
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+mod planted {
+    use reprise_engine::planted::{PlantedBug, plant};
+
+    use super::*;
+
+    /// A store whose k-th apply fails, as a process that dies there.
+    struct Dying {
+        store: MemoryStore,
+        left: std::sync::atomic::AtomicUsize,
+    }
+
+    impl Store for Dying {
+        fn snapshot(&self) -> reprise_engine::Result<Arc<dyn reprise_projections::store::Snapshot>> {
+            self.store.snapshot()
+        }
+
+        fn apply(
+            &self,
+            batch: &reprise_projections::store::Batch,
+            checkpoint: Option<Checkpoint>,
+        ) -> reprise_engine::Result<()> {
+            use std::sync::atomic::Ordering::SeqCst;
+            if self.left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_err() {
+                return Err(reprise_engine::Error::invalid("the process died"));
+            }
+            self.store.apply(batch, checkpoint)
+        }
+
+        fn ingest(&self, rows: &mut dyn reprise_projections::store::SortedRows) -> reprise_engine::Result<u64> {
+            self.store.ingest(rows)
+        }
+
+        fn flush(&self, stamp: reprise_projections::store::Stamp) -> reprise_engine::Result<()> {
+            self.store.flush(stamp)
+        }
+    }
+
+    fn every_death_is_survived() -> bool {
+        let log = random_history(11, 12);
+        let expected = reference(&log);
+        (0..30).all(|applies| {
+            let store = Arc::new(Dying { store: MemoryStore::new(), left: applies.into() });
+            if fold_live(&log, store.clone(), Checkpoint::START, || true).is_ok() {
+                return digest(&*store) == expected;
+            }
+            let from = store.snapshot().unwrap().checkpoint().unwrap().unwrap_or(Checkpoint::START);
+            store.left.store(usize::MAX, std::sync::atomic::Ordering::SeqCst);
+            fold_live(&log, store.clone(), from, || true).unwrap();
+            digest(&*store) == expected
+        })
+    }
+
+    #[test]
+    fn a_checkpoint_outside_the_batch_is_found() {
+        assert!(every_death_is_survived());
+        let _planted = plant(PlantedBug::CheckpointOutsideBatch);
+        assert!(!every_death_is_survived());
+    }
+
+    #[test]
+    fn a_fold_that_forgets_object_refs_is_found() {
+        let log = random_history(12, 12);
+        let right = reference(&log);
+        let _planted = plant(PlantedBug::FoldForgetsObjectRefs);
+        assert_ne!(reference(&log), right);
+    }
+}
