@@ -47,7 +47,7 @@ pub struct RebuildOptions {
 
 impl Default for RebuildOptions {
     fn default() -> RebuildOptions {
-        RebuildOptions { readers: 2, run_bytes: 24 << 20, live_is_bad: false }
+        RebuildOptions { readers: 2, run_bytes: 12 << 20, live_is_bad: false }
     }
 }
 

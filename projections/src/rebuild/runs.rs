@@ -85,14 +85,14 @@ impl RunBuilder {
         let key = |entry: &Entry| &bytes[entry.at..entry.at + entry.key_len as usize];
         // Stable: of equal keys the one that came last stays last, and only that one is kept.
         entries.sort_by(|a, b| a.model.cmp(&b.model).then_with(|| key(a).cmp(key(b))));
-        let mut kept: Vec<Entry> = Vec::with_capacity(entries.len());
-        for entry in entries {
-            match kept.last_mut() {
-                Some(last) if last.model == entry.model && key(last) == key(&entry) => *last = entry,
-                _ => kept.push(entry),
+        entries.dedup_by(|later, kept| {
+            let same = kept.model == later.model && key(kept) == key(later);
+            if same {
+                *kept = *later;
             }
-        }
-        MemoryRun { bytes, entries: kept }
+            same
+        });
+        MemoryRun { bytes, entries }
     }
 
     fn push(&mut self, model: Model, key: &[u8], row: &[u8], deleted: bool) {

@@ -301,11 +301,13 @@ pub fn received(repo: RepoId, pack: PackId, names: &[(Kind, ObjectId)], adds: us
         record_hash: (*kind != Kind::Blob).then(|| RecordHash(id.0)),
     };
     let of = |wanted: Kind| names.iter().filter(move |(kind, _)| *kind == wanted).map(|(_, id)| *id);
-    let adds: Vec<ObjectId> = (0..adds).map(|n| {
-        let mut id = [0; 32];
-        id[..8].copy_from_slice(&(n as u64).to_be_bytes());
-        ObjectId(id)
-    }).collect();
+    let adds: Vec<ObjectId> = (0..adds)
+        .map(|n| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&(n as u64).to_be_bytes());
+            ObjectId(id)
+        })
+        .collect();
     ObjectsReceived {
         repo,
         pack,
@@ -332,7 +334,12 @@ pub fn received(repo: RepoId, pack: PackId, names: &[(Kind, ObjectId)], adds: us
 }
 
 /// Folds all of a log, with an apply after each group for which `at_tail` says so.
-pub fn fold_live(log: &MemoryLog, store: Arc<dyn Store>, from: Checkpoint, at_tail: impl Fn() -> bool) -> Result<Projector> {
+pub fn fold_live(
+    log: &MemoryLog,
+    store: Arc<dyn Store>,
+    from: Checkpoint,
+    at_tail: impl Fn() -> bool,
+) -> Result<Projector> {
     let mut projector = Projector::new(store, from);
     for group in log.groups() {
         if group.events[0].position <= from.position {

@@ -1,0 +1,201 @@
+//! What opening believes and what it does not (FAULTS §1), each as a promise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
+
+mod history;
+
+use std::{fs, path::Path};
+
+use history::*;
+use reprise_projections::{Projections, records};
+
+fn check_serves(log: &MemoryLog, dir: &Path) -> Projections {
+    let projections = open_caught_up(log, options(dir));
+    assert_eq!(projections.view().digest().unwrap(), reference(log), "{:?}", projections.status());
+    projections
+}
+
+fn built(seed: u64) -> (MemoryLog, tempfile::TempDir) {
+    let log = random_history(seed, 25);
+    let dir = tempfile::tempdir().unwrap();
+    check_serves(&log, dir.path()).shutdown().unwrap();
+    (log, dir)
+}
+
+fn files_under(dir: &Path, into: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files_under(&path, into) } else { into.push(path) }
+    }
+}
+
+#[test]
+fn after_a_clean_stop_nothing_is_folded_again_and_nothing_is_said() {
+    let (log, dir) = built(1);
+    let again = check_serves(&log, dir.path());
+    assert_eq!((again.status().reason.as_str(), again.status().state.as_str()), ("", "ready"));
+    assert_eq!(again.status().generation, "gen-000001");
+}
+
+#[test]
+fn after_an_unclean_stop_it_folds_again_from_the_last_flush_over_newer_rows() {
+    let (log, dir) = built(2);
+    for seed in 50..53 {
+        let projections = check_serves(&log, dir.path());
+        for group in random_history(seed, 6).groups() {
+            log.append(group.events.iter().map(|event| event.body.clone()).collect());
+        }
+        assert!(projections.wait_folded(log_end(&log), std::time::Duration::from_secs(10)));
+        drop(projections);
+        let again = check_serves(&log, dir.path());
+        assert!(again.status().reason.contains("after an unclean stop"), "{:?}", again.status());
+        assert_eq!(again.status().generation, "gen-000001");
+    }
+}
+
+#[test]
+fn an_opening_that_died_is_not_tried_twice() {
+    let (log, dir) = built(3);
+    fs::write(dir.path().join("opening"), "junk").unwrap();
+    let again = check_serves(&log, dir.path());
+    assert!(again.status().reason.contains("did not come to its end"), "{:?}", again.status());
+    assert_ne!(again.status().generation, "");
+    assert!(!dir.path().join("opening").exists());
+}
+
+#[test]
+fn an_index_that_knows_more_than_the_log_is_kept_aside_and_reported() {
+    let (log, dir) = built(4);
+    log.lose(3);
+    let again = check_serves(&log, dir.path());
+    assert!(again.status().possible_loss);
+    assert!(dir.path().join("aside-000001").is_dir(), "{:?}", again.status());
+    assert_eq!(again.status().generation, "gen-000002");
+}
+
+#[test]
+fn an_index_of_another_log_is_kept_aside_and_reported() {
+    let (log, dir) = built(5);
+    log.become_another();
+    let again = check_serves(&log, dir.path());
+    assert!(again.status().possible_loss, "{:?}", again.status());
+    assert!(dir.path().join("aside-000001").is_dir());
+}
+
+#[test]
+fn any_file_of_the_index_may_vanish_or_turn_to_junk_while_stopped() {
+    let (log, dir) = built(6);
+    let mut files = Vec::new();
+    files_under(dir.path(), &mut files);
+    assert!(files.len() > 10, "{files:?}");
+    for (number, file) in files.iter().enumerate() {
+        let copy = tempfile::tempdir().unwrap();
+        copy_tree(dir.path(), copy.path());
+        let victim = copy.path().join(file.strip_prefix(dir.path()).unwrap());
+        match number % 3 {
+            0 => fs::remove_file(&victim).unwrap(),
+            1 => fs::write(&victim, b"").unwrap(),
+            _ => fs::write(&victim, [0xa5; 300]).unwrap(),
+        }
+        drop(check_serves(&log, copy.path()));
+    }
+}
+
+#[test]
+fn every_keyspace_may_vanish_and_the_whole_directory_too() {
+    let (log, dir) = built(7);
+    let keyspaces = dir.path().join("gen-000001/keyspaces");
+    let mut names: Vec<_> = fs::read_dir(&keyspaces).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    for name in names {
+        let copy = tempfile::tempdir().unwrap();
+        copy_tree(dir.path(), copy.path());
+        fs::remove_dir_all(copy.path().join("gen-000001/keyspaces").join(&name)).unwrap();
+        let again = check_serves(&log, copy.path());
+        assert_eq!(again.status().generation, "gen-000001", "the bad one is gone, its number is free again");
+        assert!(again.status().reason.contains("rebuilt"), "{name:?}: {:?}", again.status());
+    }
+    fs::remove_dir_all(dir.path()).unwrap();
+    drop(check_serves(&log, dir.path()));
+}
+
+#[test]
+fn a_projection_that_did_not_exist_catches_up_by_itself_and_says_so() {
+    let (log, dir) = built(8);
+    let disk = reprise_engine::disk::real::RealDisk::new(dir.path().to_owned());
+    let mut current: records::Current = records::read(&disk, records::CURRENT).unwrap().unwrap();
+    current.versions.remove("object_refs");
+    records::write(&disk, records::CURRENT, &current).unwrap();
+    let again = check_serves(&log, dir.path());
+    assert!(again.status().reason.contains("object_refs did not exist"), "{:?}", again.status());
+    assert!(!again.status().possible_loss);
+    assert!(dir.path().join("aside-000001").is_dir(), "the old one is kept until someone says otherwise");
+}
+
+#[test]
+fn what_an_interrupted_rebuild_left_is_removed_at_the_next_start() {
+    let (log, dir) = built(9);
+    fs::create_dir(dir.path().join("gen-000007")).unwrap();
+    fs::write(dir.path().join("gen-000007/run-000001"), b"x").unwrap();
+    fs::write(dir.path().join("gen-000007.flushed"), b"x").unwrap();
+    let again = check_serves(&log, dir.path());
+    assert_eq!(again.status().generation, "gen-000001");
+    assert!(!dir.path().join("gen-000007").exists());
+    assert!(!dir.path().join("gen-000007.flushed").exists());
+}
+
+#[test]
+fn who_waits_for_a_position_is_called_once_it_is_in_the_view() {
+    let log = random_history(10, 5);
+    let dir = tempfile::tempdir().unwrap();
+    let projections = check_serves(&log, dir.path());
+    let next = log_end(&log).next();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let handle = projections.clone();
+    let then = move || sender.send(handle.view().checkpoint().position).unwrap();
+    projections.when_folded(next, Box::new(then));
+    assert!(receiver.try_recv().is_err(), "not before");
+    log.append(random_history(11, 1).groups()[0].events.iter().map(|event| event.body.clone()).collect());
+    assert!(receiver.recv_timeout(std::time::Duration::from_secs(10)).unwrap() >= next);
+    assert_eq!(projections.lag().events, 0);
+}
+
+#[test]
+fn a_live_generation_that_differs_from_the_log_is_not_replaced_without_being_told_to() {
+    use reprise_projections::{Checkpoint, RebuildOptions, source::Source, store::fjall::FjallStore, store::*};
+    let (log, dir) = built(12);
+    {
+        let memory = reprise_projections::store::fjall::Memory { cache_bytes: 1 << 20, memtable_bytes: 1 << 20 };
+        let store = FjallStore::open(&dir.path().join("gen-000001"), memory).unwrap();
+        let mut batch = Batch::new();
+        batch.put(reprise_projections::Model::Tokens, &[9; 32], b"rotten");
+        let durable = log.durable();
+        store.apply(&batch, Some(Checkpoint { position: durable.position, chain: durable.chain })).unwrap();
+        store.flush(Stamp { number: 99, position: durable.position }).unwrap();
+    }
+    let projections = open_caught_up(&log, options(dir.path()));
+    let report = projections.rebuild(&RebuildOptions::default(), &|_| {}).unwrap();
+    assert!(!report.switched);
+    assert_ne!(report.live_digest.unwrap(), report.digest);
+    assert!(projections.status().reason.contains("are not what the log says"), "{:?}", projections.status());
+    let bad = RebuildOptions { live_is_bad: true, ..RebuildOptions::default() };
+    assert!(projections.rebuild(&bad, &|_| {}).unwrap().switched);
+    assert_eq!(projections.view().digest().unwrap(), reference(&log));
+}
+
+fn log_end(log: &MemoryLog) -> reprise_engine::id::Position {
+    use reprise_projections::source::Source;
+    log.durable().position
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
