@@ -163,7 +163,7 @@ impl SortedRows for LogicalRows<'_> {
             }
             self.digest.add(self.taken.model, &self.taken.key, &self.taken.row, &mut self.scratch);
             let rows = self.digest.rows_of(self.taken.model);
-            if rows % TOLD_ROWS == 0 {
+            if rows.is_multiple_of(TOLD_ROWS) {
                 (self.loaded)(TOLD_ROWS);
             }
             return Ok(Some((self.taken.model, &self.taken.key, &self.taken.row)));

@@ -118,6 +118,9 @@ pub fn build(
     Ok(digest)
 }
 
+/// The latest word of the log about each repository: where, and whether it lives.
+type Said = BTreeMap<RepoId, (Position, bool)>;
+
 /// Phase one: readers take stretches of the log in turn and leave sorted runs.
 fn read_all(
     source: &dyn Source,
@@ -130,7 +133,7 @@ fn read_all(
     let stretch = (until.0 / (readers as u64 * STRETCHES_PER_READER)).max(1);
     let next = AtomicU64::new(1);
     let runs_written = AtomicU64::new(0);
-    let reader = || -> Result<(Vec<Run>, BTreeMap<RepoId, (Position, bool)>)> {
+    let reader = || -> Result<(Vec<Run>, Said)> {
         let mut builder = RunBuilder::default();
         let mut runs = Vec::new();
         loop {
@@ -156,7 +159,7 @@ fn read_all(
         handles.into_iter().map(|handle| handle.join().unwrap_or_else(|_| Err(panicked()))).collect()
     });
     let mut runs = Vec::new();
-    let mut repos = BTreeMap::<RepoId, (Position, bool)>::new();
+    let mut repos = Said::new();
     for part in done {
         let (more, said) = part?;
         runs.extend(more);

@@ -45,8 +45,11 @@ pub struct Stamp {
 /// Rows in ascending (model, key) order, each key once.
 pub trait SortedRows {
     /// The next row, or `None` at the end. The slices live until the next call.
-    fn next_row(&mut self) -> Result<Option<(Model, &[u8], &[u8])>>;
+    fn next_row(&mut self) -> Result<Option<Loaded<'_>>>;
 }
+
+/// One row on its way into a store: model, key, row.
+pub type Loaded<'a> = (Model, &'a [u8], &'a [u8]);
 
 /// An unchanging picture of a store.
 pub trait Snapshot: Send + Sync {

@@ -298,7 +298,7 @@ pub fn received(repo: RepoId, pack: PackId, names: &[(Kind, ObjectId)], adds: us
         real_len: 1000 + index as u64,
         codec: if *kind == Kind::Snapshot && index > 0 { Codec::ZstdPrefix } else { Codec::Zstd },
         base: (*kind == Kind::Snapshot && index > 0).then_some(0),
-        record_hash: (*kind != Kind::Blob).then(|| RecordHash(id.0)),
+        record_hash: (*kind != Kind::Blob).then_some(RecordHash(id.0)),
     };
     let of = |wanted: Kind| names.iter().filter(move |(kind, _)| *kind == wanted).map(|(_, id)| *id);
     let adds: Vec<ObjectId> = (0..adds)
