@@ -22,6 +22,8 @@ pub mod heartbeat;
 pub mod intake;
 pub mod limits;
 pub mod mwp;
+#[cfg(test)]
+mod mwp_tests;
 pub mod range;
 pub mod serve;
 pub mod track;

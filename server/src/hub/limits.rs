@@ -97,7 +97,7 @@ impl Default for Limits {
             push_body_bytes_max: 2 << 30,
             ids_body_bytes_max: 256 << 20,
             json_body_bytes_max: 4 << 20,
-            spool_threshold_bytes: 1 << 20,
+            spool_threshold_bytes: 2 << 20,
             objects_per_request_max: 10_000,
             blob_bytes_max: engine::BLOB_BYTES_MAX,
             commits_per_push_max: 200_000,
