@@ -16,7 +16,10 @@ fn router() -> Router {
     };
     let refuse = || async { (StatusCode::PAYLOAD_TOO_LARGE, "too large") };
     let large = || async { vec![1u8; 1 << 20] };
-    Router::new().route("/large", post(large)).route("/slow", post(slow).get(|| async { sleep(WORK).await })).route("/refuse", post(refuse))
+    Router::new()
+        .route("/large", post(large))
+        .route("/slow", post(slow).get(|| async { sleep(WORK).await }))
+        .route("/refuse", post(refuse))
 }
 
 /// A served pipe: the client's end, and what tells the server to close.

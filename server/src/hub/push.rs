@@ -157,19 +157,22 @@ impl Hub {
         }
     }
 
+    /// The push id: the key itself if it is a UUID (an answer "unknown" names one to repeat with), else derived from actor,
+    /// repository and key, else random. The fingerprint covers actor, repository and body, so that nobody else's repeat
+    /// and no other body passes for this push.
     fn key(&self, actor: &str, repo: RepoId, body: &Body, chosen: Option<&str>) -> Result<Key, HubError> {
-        let Some(text) = chosen else {
-            return Ok(Key { push: self.random_push_id()?, fingerprint: 0, chosen: false });
+        let push = match chosen.map(|text| (text, text.parse::<PushId>())) {
+            None => self.random_push_id()?,
+            Some((_, Ok(push))) => push,
+            Some((text, Err(_))) => {
+                let hash = hash_parts(&[actor.as_bytes(), &repo.0, text.as_bytes()]);
+                PushId::from_random(std::array::from_fn(|at| hash[at]))
+            }
         };
-        let mut hash = Sha256::new();
-        for part in [actor.as_bytes(), &repo.0, text.as_bytes()] {
-            hash.update(part);
-            hash.update([0]);
-        }
-        let (push, _) = split16(hash.finalize().into());
-        let (digest, _) = split16(body.digest().map_err(spool_error)?);
-        let fingerprint = u64::from_be_bytes(std::array::from_fn(|at| digest[at]));
-        Ok(Key { push: PushId::from_random(push), fingerprint, chosen: true })
+        let digest = body.digest().map_err(spool_error)?;
+        let hash = hash_parts(&[actor.as_bytes(), &repo.0, &digest]);
+        let fingerprint = u64::from_be_bytes(std::array::from_fn(|at| hash[at]));
+        Ok(Key { push, fingerprint, chosen: chosen.is_some() })
     }
 
     fn index_push(&self, body: &Body) -> Result<PushIndex, HubError> {
@@ -329,8 +332,13 @@ fn is_path_prefix(folder: &str, name: &str) -> bool {
     name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }
 
-fn split16(bytes: [u8; 32]) -> ([u8; 16], [u8; 16]) {
-    (std::array::from_fn(|at| bytes[at]), std::array::from_fn(|at| bytes[at + 16]))
+fn hash_parts(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+        hash.update([0]);
+    }
+    hash.finalize().into()
 }
 
 /// Decisions of one push before it gives up: each lost one means that another push won.
