@@ -196,7 +196,11 @@ mod planted {
 
     #[test]
     fn a_fold_that_forgets_object_refs_is_found() {
-        let log = random_history(12, 12);
+        let log = random_history(12, 60);
+        assert!(
+            reference(&log).rows_of(reprise_projections::Model::ObjectRefs) > 0,
+            "the history has objects to forget"
+        );
         let right = reference(&log);
         let _planted = plant(PlantedBug::FoldForgetsObjectRefs);
         assert_ne!(reference(&log), right);
