@@ -383,7 +383,8 @@ fn build_new(
         None => Live::in_memory(),
     };
     let spill = inner.home.as_ref().map(|home| (Arc::clone(&home.disk), format!("{}/", live.name)));
-    let target = Target { store: Some(&*live.store), spill: spill.clone() };
+    let stop = || inner.shared().stop;
+    let target = Target { store: Some(&*live.store), spill: spill.clone(), stop: &stop };
     let listener = |told: rebuild::RebuildProgress| {
         inner.shared().rebuild = Some((told.events_done, told.events_total));
         progress(told);
@@ -392,7 +393,7 @@ fn build_new(
         if twice {
             // Other stretches, other runs: the second build shares no state with the first.
             let options = RebuildOptions { readers: 1, ..options.clone() };
-            let target = Target { store: None, spill };
+            let target = Target { store: None, spill, stop: &stop };
             let again = rebuild::build(inner.source(), until, &target, &options, &listener)?;
             if again != digest {
                 let text = format!("two builds of the projections differ: {digest} and {again}");

@@ -9,6 +9,8 @@ use reprise_engine::{
     id::{ChainHash, Position},
 };
 
+use crate::rebuild::feed::Feed;
+
 /// A log to fold.
 pub trait Source: Send + Sync {
     /// The durable end.
@@ -19,6 +21,10 @@ pub trait Source: Send + Sync {
     fn follow(&self, from: Position) -> Result<Box<dyn Groups>>;
     /// Advisory wall-clock time, milliseconds since 1970.
     fn now_ms(&self) -> u64;
+    /// The log as segments that may be read at once, if it can be read so.
+    fn feed(&self) -> Option<&dyn Feed> {
+        None
+    }
 }
 
 /// Groups in order.
@@ -42,6 +48,10 @@ impl Source for Engine {
 
     fn now_ms(&self) -> u64 {
         self.clock().now_ms()
+    }
+
+    fn feed(&self) -> Option<&dyn Feed> {
+        Some(self)
     }
 }
 

@@ -39,8 +39,12 @@ fn a_rebuild_equals_the_live_fold_whatever_the_batches_and_runs() {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir.path().to_owned()));
         for (readers, run_bytes) in [(1, 1), (2, 20_000), (3, 1 << 20)] {
             let store = MemoryStore::new();
-            let target = Target { store: Some(&store), spill: Some((Arc::clone(&disk), format!("{readers}-"))) };
-            let options = RebuildOptions { readers, run_bytes, live_is_bad: false };
+            let target = Target {
+                store: Some(&store),
+                spill: Some((Arc::clone(&disk), format!("{readers}-"))),
+                stop: &|| false,
+            };
+            let options = RebuildOptions { readers, run_bytes, ..RebuildOptions::default() };
             let built = build(&log, end_of(&log), &target, &options, &|_| {}).unwrap();
             assert_eq!(built, expected, "seed {seed}, {readers} readers, runs of {run_bytes}");
             store.apply(&Default::default(), Some(end_of(&log))).unwrap();
@@ -76,7 +80,7 @@ fn fjall_and_memory_hold_the_same_rows_folded_live_and_loaded_in_bulk() {
         assert_eq!(digest(&*live), expected, "seed {seed}, live");
 
         let bulk = FjallStore::create(&dir.path().join("bulk"), SMALL).unwrap();
-        let target = Target { store: Some(&bulk), spill: None };
+        let target = Target { store: Some(&bulk), spill: None, stop: &|| false };
         let built = build(&log, end_of(&log), &target, &RebuildOptions::default(), &|_| {}).unwrap();
         bulk.apply(&Default::default(), Some(end_of(&log))).unwrap();
         assert_eq!(built, expected, "seed {seed}, on the way");

@@ -56,6 +56,11 @@ impl RawGroup {
         self.chain
     }
 
+    /// Bytes it takes in its segment.
+    pub fn stored_bytes(&self) -> u64 {
+        self.end - self.offset
+    }
+
     /// Decodes the events; `Corrupt` naming file and offset if one is not what a writer writes. For any thread.
     pub fn decode(&self) -> Result<Group> {
         let events = self.decode_events()?.into_iter().map(|(event, _)| event).collect();

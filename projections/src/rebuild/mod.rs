@@ -5,11 +5,9 @@
 //! it is loaded. It never touches the live store.
 
 use std::{
-    collections::BTreeMap,
-    ops::RangeInclusive,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -20,19 +18,19 @@ use reprise_engine::{
     id::{Position, RepoId},
 };
 
-use crate::{
-    digest::Digest,
-    models::{self, Model},
-    projections::Checkpoint,
-    source::Source,
-    store::Store,
-};
+use crate::{digest::Digest, models::Keyspace, projections::Checkpoint, source::Source, store::Store};
 
+pub mod buffer;
+pub mod feed;
 pub mod merge;
+pub mod read;
 pub mod runs;
+#[cfg(test)]
+mod tests;
 
+use feed::{Feed, Followed};
 use merge::{LogicalRows, Merge, merge_into};
-use runs::{FileRunWriter, Run, RunBuilder};
+use runs::{FileRunWriter, Run};
 
 /// Settings of a rebuild.
 #[derive(Clone, Debug)]
@@ -41,13 +39,15 @@ pub struct RebuildOptions {
     pub readers: usize,
     /// Bytes that one reader collects before it sorts and spills them.
     pub run_bytes: usize,
+    /// Runs that are merged at once; with more, some are merged into one before.
+    pub fan_in: usize,
     /// Treat the live generation as known bad: switch without comparing digests.
     pub live_is_bad: bool,
 }
 
 impl Default for RebuildOptions {
     fn default() -> RebuildOptions {
-        RebuildOptions { readers: 2, run_bytes: 12 << 20, live_is_bad: false }
+        RebuildOptions { readers: 2, run_bytes: 12 << 20, fan_in: 64, live_is_bad: false }
     }
 }
 
@@ -97,12 +97,18 @@ pub struct Target<'a> {
     pub store: Option<&'a dyn Store>,
     /// Where runs are spilled, and the prefix of their names; `None`: they stay in memory.
     pub spill: Option<(Arc<dyn Disk>, String)>,
+    /// Asked several times a second: true ends the build with an error.
+    pub stop: &'a (dyn Fn() -> bool + Sync),
 }
 
-/// Hears of progress, from any thread.
+/// Hears of progress, from any thread, at most ten times a second.
 pub type Listener<'a> = &'a (dyn Fn(RebuildProgress) + Sync);
 
-/// Reads the log up to `until`, loads all logical rows, returns their digest. Writes no checkpoint.
+/// Reads the log up to `until`, loads all logical rows, returns their digest. Writes no checkpoint. Run files are gone
+/// when it returns; rows may have been loaded even if it failed.
+///
+/// Errors: `Invalid` if `until` is not the end of a group; `Corrupt` for a damaged log or run file; `Unavailable` when
+/// it was stopped.
 pub fn build(
     source: &dyn Source,
     until: Checkpoint,
@@ -110,144 +116,76 @@ pub fn build(
     options: &RebuildOptions,
     progress: Listener<'_>,
 ) -> Result<Digest> {
-    let meter = Meter::new(until.position, progress);
-    let (runs, live) = read_all(source, until.position, target, options, &meter)?;
-    let runs = reduce(runs, target)?;
-    let digest = load_all(&runs, &live, until.position, target, &meter)?;
-    meter.tell(true);
+    let followed = Followed { source, until: until.position };
+    build_from(source.feed().unwrap_or(&followed), until, target, options, progress)
+}
+
+/// The same from a log that is read by segments.
+pub fn build_from(
+    feed: &dyn Feed,
+    until: Checkpoint,
+    target: &Target<'_>,
+    options: &RebuildOptions,
+    progress: Listener<'_>,
+) -> Result<Digest> {
+    let meter = Meter::new(until.position, target.stop, progress);
+    let threads = options.readers.clamp(1, READERS_MAX);
+    let gathered = read::gather(feed, until, target, (threads, options.run_bytes.min(RUN_BYTES_MAX)), &meter)?;
+    let runs = reduce(gathered.runs, target, options.fan_in.max(2), &meter)?;
+    let digest = load_all(&runs, &gathered.live, until.position, target, (threads, &meter))?;
+    meter.tell(true)?;
     Ok(digest)
 }
 
-/// The latest word of the log about each repository: where, and whether it lives.
-type Said = BTreeMap<RepoId, (Position, bool)>;
-
-/// Phase one: readers take stretches of the log in turn and leave sorted runs.
-fn read_all(
-    source: &dyn Source,
-    until: Position,
-    target: &Target<'_>,
-    options: &RebuildOptions,
-    meter: &Meter<'_>,
-) -> Result<(Vec<Run>, Vec<RepoId>)> {
-    let readers = options.readers.clamp(1, READERS_MAX);
-    let stretch = (until.0 / (readers as u64 * STRETCHES_PER_READER)).max(1);
-    let next = AtomicU64::new(1);
-    let runs_written = AtomicU64::new(0);
-    let reader = || -> Result<(Vec<Run>, Said)> {
-        let mut builder = RunBuilder::default();
-        let mut runs = Vec::new();
-        loop {
-            let first = next.fetch_add(stretch, Relaxed);
-            if first > until.0 {
-                break;
-            }
-            let last = (first + stretch - 1).min(until.0);
-            read_stretch(source, first..=last, meter, &mut builder, &mut |builder| {
-                if builder.held_bytes() >= options.run_bytes && target.spill.is_some() {
-                    runs.push(spill(builder, target, &runs_written)?);
-                }
-                Ok(())
-            })?;
-        }
-        if !builder.is_empty() {
-            runs.push(Run::Memory(builder.take_run()));
-        }
-        Ok((runs, builder.repos))
-    };
-    let done: Vec<_> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..readers).map(|_| scope.spawn(reader)).collect();
-        handles.into_iter().map(|handle| handle.join().unwrap_or_else(|_| Err(panicked()))).collect()
-    });
-    let mut runs = Vec::new();
-    let mut repos = Said::new();
-    for part in done {
-        let (more, said) = part?;
-        runs.extend(more);
-        for (repo, word) in said {
-            let latest = repos.entry(repo).or_insert(word);
-            *latest = (*latest).max(word);
-        }
-    }
-    let live = repos.into_iter().filter(|(_, (_, live))| *live).map(|(repo, _)| repo).collect();
-    Ok((runs, live))
-}
-
-fn read_stretch(
-    source: &dyn Source,
-    stretch: RangeInclusive<u64>,
-    meter: &Meter<'_>,
-    builder: &mut RunBuilder,
-    full: &mut dyn FnMut(&mut RunBuilder) -> Result<()>,
-) -> Result<()> {
-    let mut groups = source.follow(Position(*stretch.start()))?;
-    let mut expected = *stretch.start();
-    while expected <= *stretch.end() {
-        let Some(group) = groups.next(READ_WAIT)? else {
-            return Err(Error::new(ErrorKind::Unavailable, format!("the log does not give the event at {expected}")));
-        };
-        for event in group.events.iter() {
-            if !stretch.contains(&event.position.0) {
-                continue;
-            }
-            if event.position.0 != expected {
-                let found = event.position;
-                return Err(Error::corrupt("log", 0, format!("event {found} where {expected} comes next")));
-            }
-            let before = builder.held_bytes();
-            builder.begin(event.position);
-            models::fold(event, builder);
-            expected += 1;
-            meter.read(1, builder.held_bytes() - before);
-            full(builder)?;
-        }
-    }
-    Ok(())
-}
-
-fn spill(builder: &mut RunBuilder, target: &Target<'_>, written: &AtomicU64) -> Result<Run> {
-    let run = Run::Memory(builder.take_run());
-    let Some(writer) = run_writer(target, written)? else { return Ok(run) };
-    merge_into(&[run], writer)
-}
-
-fn run_writer(target: &Target<'_>, written: &AtomicU64) -> Result<Option<FileRunWriter>> {
-    let Some((disk, prefix)) = &target.spill else { return Ok(None) };
-    let number = written.fetch_add(1, Relaxed);
-    FileRunWriter::create(disk, format!("{prefix}run-{number:06}")).map(Some)
-}
-
 /// Between the phases: merges the earliest runs until one merge can take all that are left.
-fn reduce(mut runs: Vec<Run>, target: &Target<'_>) -> Result<Vec<Run>> {
-    let merged = AtomicU64::new(MERGED_FROM);
-    while runs.len() > FAN_IN_MAX {
-        let Some(writer) = run_writer(target, &merged)? else { break };
-        let rest = runs.split_off(FAN_IN_MAX);
-        let one = merge_into(&runs, writer)?;
+fn reduce(mut runs: Vec<Run>, target: &Target<'_>, fan_in: usize, meter: &Meter<'_>) -> Result<Vec<Run>> {
+    let Some(place) = &target.spill else { return Ok(runs) };
+    let number = AtomicU64::new(MERGED_FROM);
+    while runs.len() > fan_in {
+        // As few as are needed: the last round takes `fan_in`.
+        let some = (runs.len() - fan_in + 1).clamp(2, fan_in);
+        let rest = runs.split_off(some);
+        let one = merge_into(&runs, FileRunWriter::create(place, &number)?, meter)?;
         runs = rest;
         runs.push(one);
     }
     Ok(runs)
 }
 
-/// Phase two: two loads side by side, one of them the largest projection alone.
-fn load_all(runs: &[Run], live: &[RepoId], until: Position, target: &Target<'_>, meter: &Meter<'_>) -> Result<Digest> {
-    let loaded = |rows| meter.loaded(rows);
-    let load = |from, end| -> Result<Digest> {
-        let merge = Merge::new(runs, from, end)?;
-        let mut rows = LogicalRows::new(merge, live, Digest::empty(until), &loaded);
+/// Phase two: keyspaces are loaded side by side, the largest first.
+fn load_all(
+    runs: &[Run],
+    live: &[RepoId],
+    until: Position,
+    target: &Target<'_>,
+    (threads, meter): (usize, &Meter<'_>),
+) -> Result<Digest> {
+    let load = |keyspace| -> Result<Digest> {
+        let mut rows = LogicalRows::new(Merge::new(runs, keyspace)?, live, until, meter);
         match target.store {
             Some(store) => store.ingest(&mut rows)?,
             None => count(&mut rows)?,
         };
         Ok(rows.into_digest())
     };
-    let (small, large) = std::thread::scope(|scope| {
-        let large = scope.spawn(|| load(Model::MpackIndex, None));
-        let small = load(Model::Repos, Some(Model::MpackIndex));
-        (small, large.join().unwrap_or_else(|_| Err(panicked())))
+    let next = AtomicUsize::new(0);
+    let work = || {
+        meter.guard((|| {
+            let mut digest = Digest::empty(until);
+            while let Some(keyspace) = LARGEST_FIRST.get(next.fetch_add(1, Relaxed)) {
+                digest.merge(&load(*keyspace)?);
+            }
+            Ok(digest)
+        })())
+    };
+    let parts: Vec<_> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().map(|handle| handle.join().ok().flatten()).collect()
     });
-    let mut digest = small?;
-    digest.merge(&large?);
+    let mut digest = Digest::empty(until);
+    for part in parts {
+        digest.merge(&part.ok_or_else(|| meter.failure())?);
+    }
     Ok(digest)
 }
 
@@ -259,75 +197,126 @@ fn count(rows: &mut dyn crate::store::SortedRows) -> Result<u64> {
     Ok(count)
 }
 
-fn panicked() -> Error {
-    Error::new(ErrorKind::Unavailable, "a thread of the rebuild panicked")
-}
-
-/// Counts, and tells now and then.
-struct Meter<'a> {
+/// Counts, tells now and then, and ends the work of all threads when it was stopped or one of them failed.
+pub struct Meter<'a> {
     total: u64,
     events: AtomicU64,
-    rows: AtomicU64,
+    changes: AtomicU64,
+    merged: AtomicU64,
     bytes: AtomicU64,
     started: Instant,
-    told: Mutex<Instant>,
+    told: Mutex<Duration>,
+    ended: AtomicBool,
+    failure: Mutex<Option<Error>>,
+    stop: &'a (dyn Fn() -> bool + Sync),
     listener: Listener<'a>,
 }
 
 impl<'a> Meter<'a> {
     #[allow(clippy::disallowed_methods, reason = "rates for people need a monotonic clock; nothing is decided by it")]
-    fn new(until: Position, listener: Listener<'a>) -> Meter<'a> {
-        let now = Instant::now();
+    fn new(until: Position, stop: &'a (dyn Fn() -> bool + Sync), listener: Listener<'a>) -> Meter<'a> {
+        let zero = || AtomicU64::new(0);
         Meter {
             total: until.0,
-            events: AtomicU64::new(0),
-            rows: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            started: now,
-            told: Mutex::new(now),
+            events: zero(),
+            changes: zero(),
+            merged: zero(),
+            bytes: zero(),
+            started: Instant::now(),
+            told: Mutex::new(Duration::ZERO),
+            ended: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            stop,
             listener,
         }
     }
 
-    fn read(&self, events: u64, bytes: usize) {
-        self.events.fetch_add(events, Relaxed);
+    /// An event was folded into `changes` changes that take `bytes`.
+    fn read(&self, changes: usize, bytes: usize) -> Result<()> {
+        self.events.fetch_add(1, Relaxed);
+        self.changes.fetch_add(changes as u64, Relaxed);
         self.bytes.fetch_add(bytes as u64, Relaxed);
-        self.tell(false);
+        self.tell(false)
     }
 
-    fn loaded(&self, rows: u64) {
-        self.rows.fetch_add(rows, Relaxed);
-        self.tell(false);
+    /// So many rows more were merged.
+    fn loaded(&self, rows: u64) -> Result<()> {
+        self.merged.fetch_add(rows, Relaxed);
+        self.tell(false)
     }
 
-    fn tell(&self, last: bool) {
-        let elapsed = self.started.elapsed().as_secs_f64();
-        {
-            let Ok(mut told) = self.told.try_lock() else { return };
-            if !last && told.elapsed() < TELL_EVERY {
-                return;
-            }
-            *told = self.started + Duration::from_secs_f64(elapsed);
+    fn tell(&self, last: bool) -> Result<()> {
+        if self.ended.load(Relaxed) {
+            return Err(stopped());
         }
-        let events_done = self.events.load(Relaxed);
-        let done = u32::try_from(events_done).map_or(f64::from(u32::MAX), f64::from);
-        let left = u32::try_from(self.total.saturating_sub(events_done)).map_or(f64::from(u32::MAX), f64::from);
-        let rate = if elapsed > 0.0 { done / elapsed } else { 0.0 };
-        (self.listener)(RebuildProgress {
+        let elapsed = self.started.elapsed();
+        {
+            let Ok(mut told) = self.told.try_lock() else { return Ok(()) };
+            if !last && elapsed < *told + TELL_EVERY {
+                return Ok(());
+            }
+            *told = elapsed;
+        }
+        if (self.stop)() {
+            self.ended.store(true, Relaxed);
+            return Err(stopped());
+        }
+        (self.listener)(self.progress(elapsed.as_secs_f64()));
+        Ok(())
+    }
+
+    fn progress(&self, elapsed: f64) -> RebuildProgress {
+        let (events_done, rows) = (self.events.load(Relaxed), self.merged.load(Relaxed));
+        let share = |done: u64, all: u64| if all == 0 { 1.0 } else { (float(done) / float(all)).min(1.0) };
+        let read = share(events_done, self.total);
+        // How many changes there are is known once all is read; before that they are as many as the events say so far.
+        let merged = if read < 1.0 { 0.0 } else { share(rows, self.changes.load(Relaxed)) };
+        let done = READ_SHARE * read + (1.0 - READ_SHARE) * merged;
+        RebuildProgress {
             events_done,
             events_total: self.total,
-            rows: self.rows.load(Relaxed),
+            rows,
             bytes: self.bytes.load(Relaxed),
-            rate,
-            // Loading takes about as long as reading.
-            eta_seconds: (rate > 0.0).then(|| left / rate * 2.0),
-        });
+            rate: if elapsed > 0.0 { float(events_done) / elapsed } else { 0.0 },
+            eta_seconds: (done > 0.0).then(|| elapsed * (1.0 - done) / done),
+        }
+    }
+
+    /// Keeps a thread's error and ends the others.
+    fn guard<T>(&self, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.ended.store(true, Relaxed);
+                self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// The first error of any thread.
+    fn failure(&self) -> Error {
+        let first = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.unwrap_or_else(|| Error::new(ErrorKind::Unavailable, "a thread of the rebuild panicked"))
     }
 }
 
+fn stopped() -> Error {
+    Error::new(ErrorKind::Unavailable, "the rebuild was stopped")
+}
+
+fn float(value: u64) -> f64 {
+    u32::try_from(value).map_or_else(|_| f64::from(u32::MAX) * float(value >> 32), f64::from)
+}
+
+/// Commits and snapshots are many bytes but few rows: these two are the large ones.
+const LARGEST_FIRST: [Keyspace; Keyspace::ALL.len()] =
+    [Keyspace::MpackIndex, Keyspace::ObjectRefs, Keyspace::History, Keyspace::Small];
 const READERS_MAX: usize = 16;
-const STRETCHES_PER_READER: u64 = 8;
-const FAN_IN_MAX: usize = 128;
+/// A buffer is addressed with 32 bits; the changes of one event come on top.
+const RUN_BYTES_MAX: usize = 1 << 30;
+/// Numbers of run files that were merged from others.
 const MERGED_FROM: u64 = 500_000;
-const READ_WAIT: Duration = Duration::from_secs(10);
 const TELL_EVERY: Duration = Duration::from_millis(100);
+/// The part of the time that reading takes, roughly.
+const READ_SHARE: f64 = 0.35;
