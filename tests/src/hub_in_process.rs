@@ -130,7 +130,7 @@ impl HubInProcess {
 
     fn finish(&mut self) {
         if let Some(stop) = self.stop.take() {
-            drop(stop.send(()));
+            stop.send(()).expect("the hub still serves");
         }
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the hub ends well");

@@ -40,7 +40,7 @@ fn nothing_acknowledged_is_lost_in_fifty_kills_under_load() {
     let oracle = Arc::new(Mutex::new(Oracle::default()));
     let (mut acked, started) = (0, Instant::now());
     for cycle in 0..cycles {
-        let load = Duration::from_millis(random.random_range(20..450));
+        let load = Duration::from_millis(random.random_range(20..250));
         let (pushed, mut returned) = load_until_killed(server, writers, &tokens, &oracle, load);
         acked += pushed;
         server = data.serve();

@@ -121,7 +121,7 @@ fn an_object_of_a_private_repository_gives_neither_bytes_nor_a_hint() {
     let remote = hub.server.remote("mallory/probe", Some(&mallory));
     let id = sha256_hex(b"secret bytes");
     let missing = reprise_tests::client::push::filter_objects(&remote, std::slice::from_ref(&id)).unwrap();
-    assert_eq!(missing, [id.clone()], "'do you have X?' is answered from the own rows only");
+    assert_eq!(missing, std::slice::from_ref(&id), "'do you have X?' is answered from the own rows only");
     let mut thief = Repository::init();
     thief.remotes.insert("origin".to_owned(), remote);
     let commit = thief.commit("main", "give me", &[("loot", Some(b"secret bytes"))]);

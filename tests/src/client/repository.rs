@@ -234,7 +234,8 @@ impl Repository {
         let (minutes, seconds) = (self.ticks / 60, self.ticks % 60);
         let (hours, minutes) = (minutes / 60, minutes % 60);
         let (days, hours) = (hours / 24, hours % 24);
-        let fraction = if self.ticks % 3 == 0 { String::new() } else { format!(".{:06}", self.ticks * 37 % 1_000_000) };
+        let fraction =
+            if self.ticks.is_multiple_of(3) { String::new() } else { format!(".{:06}", self.ticks * 37 % 1_000_000) };
         format!("2026-03-{:02}T{hours:02}:{minutes:02}:{seconds:02}{fraction}+00:00", days % 28 + 1)
     }
 

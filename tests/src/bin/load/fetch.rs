@@ -52,6 +52,6 @@ fn measure(data: &DataDir, server: &ServerProcess, token: &str, name: &str, obje
     let body = Value::map([("want", Value::strs([&head])), ("have", Value::Array(Vec::new()))]).encode();
     let request = Prepared::new(&server.remote(name, None), "POST", "fetch", &body);
     let mut buffer = vec![0; 256 << 10];
-    drop(request.run(&mut buffer));
+    request.run(&mut buffer);
     (0..RUNS).map(|_| request.run(&mut buffer)).collect()
 }
