@@ -112,6 +112,7 @@ pub fn of_snapshot(snapshot: &dyn Snapshot, position: Position) -> Result<Digest
 }
 
 /// Calls `each` with the logical rows of a model, in key order: those of no repository or of one in `live` (ascending).
+#[allow(clippy::type_complexity, reason = "the one callback of every scan of this crate")]
 pub fn scan_logical(
     snapshot: &dyn Snapshot,
     model: Model,

@@ -1,5 +1,6 @@
 //! What opening believes and what it does not (FAULTS §1), each as a promise.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
+#![allow(clippy::disallowed_methods, reason = "these tests damage files")]
 
 mod history;
 

@@ -1,5 +1,6 @@
 //! The wire protocol's handlers, in process, on a log in a temporary directory and packs in memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
+#![allow(clippy::disallowed_methods, reason = "directories of these tests")]
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

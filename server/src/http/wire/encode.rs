@@ -185,9 +185,10 @@ mod tests {
         for shift in [0, 5, 7, 8, 15, 16, 31, 32, 63] {
             for value in [(1u64 << shift).wrapping_sub(1), 1 << shift, (1 << shift) + 1, u64::MAX] {
                 check_len(unsigned_len(value), |out| unsigned(out, value));
-                let negative = (value as i64).wrapping_neg();
+                let number = i64::from_ne_bytes(value.to_ne_bytes());
+                let negative = number.wrapping_neg();
                 check_len(signed_len(negative), |out| signed(out, negative));
-                check_len(signed_len(value as i64), |out| signed(out, value as i64));
+                check_len(signed_len(number), |out| signed(out, number));
             }
         }
         for len in [0u32, 15, 16, 31, 32, 255, 256, 65_535, 65_536] {
