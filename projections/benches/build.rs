@@ -52,7 +52,7 @@ fn measure(objects: usize, packs: usize) {
     rounds.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let Round { seconds, processor, read, rows } = rounds[rounds.len() / 2];
     println!("  median {seconds:.3} s ({:.3} to {:.3})", rounds[0].seconds, rounds[rounds.len() - 1].seconds);
-    println!("  of that, reading, folding and sorting until {read:.3} s, then merging and loading");
+    println!("  of that, reading, folding and sorting until {read:.3} s (told every 0.1 s), then merging and loading");
     println!(
         "  processor {processor:.3} s; {:.0} objects/s, {:.0} rows/s",
         objects as f64 / seconds,
