@@ -190,6 +190,11 @@ impl Section {
         self.items.is_empty()
     }
 
+    /// Bytes of the longest payload.
+    pub fn longest(&self) -> u32 {
+        self.items.iter().map(|item| item.real_len).max().unwrap_or(0)
+    }
+
     /// Kind of the objects.
     pub fn kind(&self) -> Kind {
         self.kind

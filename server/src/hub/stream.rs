@@ -90,6 +90,11 @@ impl Producer {
         let planned = self.plan.reads(section);
         metrics::counter!("reprise_fetch_planned_reads_total").increment(planned.reads);
         metrics::counter!("reprise_fetch_planned_bytes_total").increment(planned.bytes);
+        if section.longest() > EARLY_RECORD_BYTES && section.kind() != Kind::Blob {
+            // Decoding and verifying a manifest of 100,000 paths takes longer than all of the planning: the client hears
+            // the beginning first, at the price that damage in such a record cuts the answer short instead of a 500.
+            out.flush();
+        }
         let wanted = self.plan.wanted(&self.view, self.scope, section);
         let mut reader = RangeReader::new(Arc::clone(self.engine.store()), planned.ranges, wanted);
         for (wanted, payload) in reader.by_ref() {
@@ -196,5 +201,7 @@ impl Out {
     }
 }
 
+/// A longer record does not hold back what stands before it.
+const EARLY_RECORD_BYTES: u32 = 1 << 20;
 /// Bytes of one chunk, about.
 const CHUNK_BYTES: usize = 256 << 10;
