@@ -22,6 +22,10 @@ use reprise_engine::{
     store::memory::MemoryStore,
 };
 
+/// As in the server: what an append costs is in good part what its allocations cost.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() {
     let dir = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let dir = dir.map_or_else(std::env::temp_dir, PathBuf::from);
@@ -107,7 +111,7 @@ fn sync_rate(disk: &dyn Disk, round: usize) -> f64 {
     rate
 }
 
-fn threads(engine: &Engine, numbers: &AtomicU64, clients: usize) -> f64 {
+fn threads(engine: &Engine, numbers: &Arc<AtomicU64>, clients: usize) -> f64 {
     let start = Instant::now();
     let done: u64 = std::thread::scope(|scope| {
         let run = || {
@@ -125,27 +129,39 @@ fn threads(engine: &Engine, numbers: &AtomicU64, clients: usize) -> f64 {
     per_second(done, start)
 }
 
-/// One client that keeps `count` proposals in flight.
-fn in_flight(engine: &Engine, numbers: &AtomicU64, count: usize) -> f64 {
-    let (send, receive) = std::sync::mpsc::sync_channel(count);
-    let propose = || {
-        let send = send.clone();
-        engine.propose(
-            small(numbers.fetch_add(1, Ordering::Relaxed)),
-            Box::new(move |outcome| send.send(outcome).unwrap()),
-        );
-    };
-    (0..count).for_each(|_| propose());
-    let (mut done, start) = (0_u64, Instant::now());
-    let check = |outcome: Outcome| assert!(matches!(outcome, Outcome::Done { repeated: false, .. }), "{outcome:?}");
-    while start.elapsed() < ROUND {
-        check(receive.recv().unwrap());
-        propose();
-        done += 1;
+/// Keeps `count` proposals in flight: each answer proposes the next one.
+fn in_flight(engine: &Engine, numbers: &Arc<AtomicU64>, count: usize) -> f64 {
+    let (ended, all_ended) = std::sync::mpsc::channel();
+    let (done, start) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let flight = Flight { engine: engine.clone(), numbers: numbers.clone(), done: done.clone(), start, ended };
+    (0..count).for_each(|_| flight.clone().propose());
+    drop(flight);
+    assert!(all_ended.recv().is_err(), "nothing is sent: the last flight to end closes the channel");
+    per_second(done.load(Ordering::Relaxed), start)
+}
+
+#[derive(Clone)]
+struct Flight {
+    engine: Engine,
+    numbers: Arc<AtomicU64>,
+    done: Arc<AtomicU64>,
+    start: Instant,
+    #[allow(dead_code, reason = "dropped with the last flight")]
+    ended: std::sync::mpsc::Sender<()>,
+}
+
+impl Flight {
+    fn propose(self) {
+        let (engine, number) = (self.engine.clone(), self.numbers.fetch_add(1, Ordering::Relaxed));
+        let next = move |outcome| {
+            assert!(matches!(outcome, Outcome::Done { repeated: false, .. }), "{outcome:?}");
+            self.done.fetch_add(1, Ordering::Relaxed);
+            if self.start.elapsed() < ROUND {
+                self.propose();
+            }
+        };
+        engine.propose(small(number), Box::new(next));
     }
-    let rate = per_second(done, start);
-    (0..count).for_each(|_| check(receive.recv().unwrap()));
-    rate
 }
 
 fn per_second(done: u64, start: Instant) -> f64 {
