@@ -44,8 +44,9 @@ pub const WRITER_QUEUE_MAX: usize = 4_096;
 pub const JSON_DEPTH_MAX: usize = 64;
 /// Frames waiting for one log follower; beyond this it reads from the segments instead.
 pub const FOLLOWER_QUEUE_MAX: usize = 256;
-/// Encoded bytes of the last groups that the log keeps in memory for followers at its end.
-pub const FOLLOWER_BYTES_MAX: u64 = 32 << 20;
+/// Encoded bytes of the last groups that the log keeps in memory for followers at its end; decoded they take three times
+/// as much.
+pub const FOLLOWER_BYTES_MAX: u64 = 8 << 20;
 
 const _: () = assert!(FRAME_BYTES_MAX <= PROPOSAL_BYTES_MAX);
 const _: () = assert!(PACK_BYTES_TARGET <= PACK_BYTES_MAX);
