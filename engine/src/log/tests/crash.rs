@@ -31,8 +31,8 @@ fn after_a_power_loss_at_any_change_the_log_is_a_prefix_with_all_that_was_acknow
         let least = acked.iter().rev().find(|(changes, _)| *changes <= cut).unwrap().1;
         for survival in Survival::EVERY {
             let after = SimDisk::from_image(&history.image_at(cut, survival, cut as u64));
-            let (engine, report) = try_open(&after, Driver::Inline, 5)
-                .unwrap_or_else(|error| panic!("cut {cut}, {survival:?}: {error}"));
+            let (engine, report) =
+                try_open(&after, Driver::Inline, 5).unwrap_or_else(|error| panic!("cut {cut}, {survival:?}: {error}"));
             assert!(!matches!(report.tail, Tail::Damaged { .. }), "cut {cut}, {survival:?}: {report:?}");
             let read = read_all(&engine).unwrap();
             assert!(read.len() as u64 >= least, "cut {cut}, {survival:?}: {} of {least}", read.len());

@@ -100,7 +100,12 @@ fn conditions_are_judged_on_the_log_also_after_a_new_opening() {
     let (engine, _) = open(&disk);
     let stale = check(&engine, 6, vec![moved(1, "feat/x", Some(9), Some(2))], vec![]);
     assert!(matches!(stale, Outcome::NotDone(Reason::Condition(Condition::RefIs { .. }))), "{stale:?}");
-    done(check(&engine, 7, vec![moved(1, "feat/x", Some(1), Some(2))], vec![Condition::RepoAt(repo_id(1), Position(1))]));
+    done(check(
+        &engine,
+        7,
+        vec![moved(1, "feat/x", Some(1), Some(2))],
+        vec![Condition::RepoAt(repo_id(1), Position(1))],
+    ));
     assert_eq!(engine.last_position_of(repo_id(1)), Position(3));
     let gone = check(&engine, 8, vec![moved(3, "main", None, Some(1))], vec![]);
     assert_eq!(gone, Outcome::NotDone(Reason::Condition(Condition::RepoLive(repo_id(3)))));

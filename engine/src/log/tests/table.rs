@@ -2,8 +2,7 @@
 use super::*;
 use crate::recover::{Facts, Verdict, judge};
 
-const NOTHING: Facts =
-    Facts { remains: false, later: false, short: false, undecodable: false, anchored_beyond: false };
+const NOTHING: Facts = Facts { remains: false, later: false, short: false, undecodable: false, anchored_beyond: false };
 
 #[test]
 fn the_table_tells_a_tear_from_damage() {
