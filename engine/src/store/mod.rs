@@ -11,6 +11,7 @@ use crate::{error::Result, id::PackId};
 
 #[cfg(test)]
 pub mod contract;
+pub mod counted;
 pub mod directory;
 pub mod memory;
 

@@ -121,10 +121,11 @@ impl Hub {
         Ok((Repo { scope: row.scope(), row }, view))
     }
 
-    /// The live repository of that name, whoever asks, and a view that shows its last event.
+    /// The live repository of that name, whoever asks, and a view that shows its last event. Two point reads of hot rows,
+    /// done where it stands: handing them to another thread costs ten times as much, several times per request.
     pub(crate) async fn find_repo(&self, owner: &str, slug: &str) -> Result<(Option<RepoRow>, View), HubError> {
         let view = self.projections.view();
-        match lookup(self, &view, owner, slug).await? {
+        match view.repo_by_name(owner, slug)? {
             Some(row) => {
                 let last = self.engine.last_position_of(row.record.repo);
                 if view.checkpoint().position >= last {
@@ -150,14 +151,8 @@ impl Hub {
         slug: &str,
     ) -> Result<(Option<RepoRow>, View), HubError> {
         let view = self.view_at(position).await?;
-        let row = lookup(self, &view, owner, slug).await?;
-        Ok((row, view))
+        Ok((view.repo_by_name(owner, slug)?, view))
     }
-}
-
-async fn lookup(hub: &Hub, view: &View, owner: &str, slug: &str) -> Result<Option<RepoRow>, HubError> {
-    let (view, owner, slug) = (view.clone(), owner.to_owned(), slug.to_owned());
-    hub.read(move || Ok(view.repo_by_name(&owner, &slug)?)).await
 }
 
 fn no_such_repo(owner: &str, slug: &str) -> HubError {

@@ -1,18 +1,18 @@
-//! Damage that a read met: told to the caller, condemned in the log, so that the next push of the object heals it.
+//! Damage that a read met: condemned in the log, then told to the caller, so that his next push of the object heals it.
 //!
 //! Invariants: damaged bytes are never served; condemning never fails the request that found the damage; what only could
 //! not be read now (too many open files, a busy disk) is not condemned.
 
-use std::sync::Arc;
+use std::{sync::mpsc, time::Duration};
 
 use reprise_engine::{
     Error, ErrorKind,
-    clock::random16,
-    engine::{Condition, Engine, Proposal},
+    engine::{Condition, Outcome, Proposal},
     event::{EventBody, RowsCondemned},
-    id::{Kind, ObjectId, PackId, PushId, RepoId},
+    id::{Kind, ObjectId, PackId},
     pack::Location,
 };
+use reprise_projections::RepoScope;
 
 use crate::hub::{Hub, HubError, Repo};
 
@@ -34,29 +34,56 @@ impl Hub {
         if !is_damage(&error) {
             return error.into();
         }
-        condemn(&self.engine, repo.row.record.repo, location.pack, vec![(kind, object)], &error.to_string());
+        self.condemn(repo.scope, location.pack, vec![(kind, object)], &error.to_string());
         HubError::Damaged { object, pack: location.pack }
+    }
+
+    /// Takes `rows` (of one pack) out of service by an event and waits (≤ 2 s) until it is folded: whoever is told of the
+    /// damage may push the object again at once, and that push must find it missing. For a blocking thread.
+    pub(crate) fn condemn(&self, scope: RepoScope, pack: PackId, rows: Vec<(Kind, ObjectId)>, reason: &str) {
+        let rows = self.still_served(scope, pack, rows);
+        if rows.is_empty() {
+            return;
+        }
+        let repo = scope.repo();
+        tracing::error!(%repo, %pack, objects = rows.len(), reason, "damaged objects found: condemning their rows");
+        metrics::counter!("reprise_rows_condemned_total").increment(rows.len() as u64);
+        let push = match self.random_push_id() {
+            Ok(push) => push,
+            Err(error) => return tracing::error!(%error, "the rows could not be condemned"),
+        };
+        let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+        let events = vec![EventBody::RowsCondemned(RowsCondemned { repo, pack, rows, reason })];
+        let conditions = vec![Condition::RepoLive(repo)];
+        let (reply, outcome) = mpsc::sync_channel(1);
+        let proposal = Proposal { push, fingerprint: 0, actor: ACTOR.to_owned(), conditions, events };
+        self.engine.propose(proposal, Box::new(move |outcome| reply.send(outcome).unwrap_or_default()));
+        match outcome.recv_timeout(CONDEMNED_WITHIN) {
+            Ok(Outcome::Done { last, .. }) => {
+                if !self.projections.wait_folded(last, CONDEMNED_WITHIN) {
+                    tracing::warn!(%pack, "rows condemned in the log, not yet in the index");
+                }
+            }
+            other => tracing::error!(%pack, ?other, "the rows could not be condemned"),
+        }
+    }
+
+    /// Those of `rows` that readers would still be sent to: not condemned by somebody else, not replaced by a later pack.
+    fn still_served(&self, scope: RepoScope, pack: PackId, mut rows: Vec<(Kind, ObjectId)>) -> Vec<(Kind, ObjectId)> {
+        rows.sort_unstable();
+        rows.dedup();
+        let view = self.projections.view();
+        rows.retain(|(kind, id)| match view.locate(scope, *kind, *id) {
+            Ok(found) => found.is_some_and(|location| location.pack == pack),
+            // Condemning twice is harmless, not condemning is not.
+            Err(_) => true,
+        });
+        rows
     }
 }
 
-/// Proposes the event that takes `rows` (of one pack) out of service. Does not wait for it.
-pub fn condemn(engine: &Engine, repo: RepoId, pack: PackId, mut rows: Vec<(Kind, ObjectId)>, reason: &str) {
-    rows.sort_unstable();
-    rows.dedup();
-    tracing::error!(%repo, %pack, objects = rows.len(), reason, "damaged objects found: condemning their rows");
-    metrics::counter!("reprise_rows_condemned_total").increment(rows.len() as u64);
-    let push = match random16(engine.random().as_ref()) {
-        Ok(bytes) => PushId::from_random(bytes),
-        Err(error) => return tracing::error!(%error, "the rows could not be condemned"),
-    };
-    let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
-    let events = vec![EventBody::RowsCondemned(RowsCondemned { repo, pack, rows, reason })];
-    let conditions = vec![Condition::RepoLive(repo)];
-    let proposal = Proposal { push, fingerprint: 0, actor: ACTOR.to_owned(), conditions, events };
-    let log = Arc::new(pack);
-    engine.propose(proposal, Box::new(move |outcome| tracing::info!(pack = %log, ?outcome, "rows condemned")));
-}
-
+/// How long the event and its fold are waited for.
+const CONDEMNED_WITHIN: Duration = Duration::from_secs(2);
 /// Who condemns.
 const ACTOR: &str = "reprise";
 /// Length of a reason in the log.

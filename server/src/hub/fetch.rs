@@ -38,7 +38,7 @@ impl Hub {
         let (plan, view) = self.blocking(move || Ok((hub.plan_fetch(&repo, &view, &body)?, (repo, view)))).await?;
         let ((repo, view), len) = (view, plan.len);
         let (chunks, mut rest) = mpsc::channel(CHUNKS_QUEUED);
-        let producer = Producer { engine: self.engine.clone(), view, scope: repo.scope, plan, chunks };
+        let producer = Producer { hub: Arc::clone(self), view, scope: repo.scope, plan, chunks };
         let hub = Arc::clone(self);
         tokio::spawn(async move {
             let produced = hub.blocking(move || {

@@ -78,10 +78,12 @@ impl Hub {
         let _turn = turn.lock().await;
         let hub = Arc::clone(&self);
         let (actor, repo_id, keyed) = (caller.actor(), repo.row.record.repo, body.clone());
-        let key = self.blocking(move || hub.key(&actor, repo_id, &keyed, idempotency_key.as_deref())).await?;
-        let (hub, indexed) = (Arc::clone(&self), body.clone());
-        let index = self.blocking(move || hub.index_push(&indexed)).await?;
-        let index = Arc::new(index);
+        let (key, index) = self
+            .blocking(move || {
+                let key = hub.key(&actor, repo_id, &keyed, idempotency_key.as_deref())?;
+                Ok((key, Arc::new(hub.index_push(&keyed)?)))
+            })
+            .await?;
         for _ in 0..ATTEMPTS_MAX {
             if let Some(answer) = self.attempt(&caller, (&owner, &slug), &body, &index, key).await? {
                 return Ok(answer);

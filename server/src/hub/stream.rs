@@ -9,9 +9,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use reprise_engine::{
     Error,
-    engine::Engine,
-    id::{Kind, ObjectId, PackId, RepoId},
+    id::{Kind, ObjectId, PackId},
     pack::{Payload, RangeReader, Wanted},
+    store::counted::CountedStore,
 };
 use reprise_projections::{RepoScope, View};
 use tokio::sync::mpsc;
@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 use crate::{
     http::wire::{encode, transcode},
     hub::{
-        HubError,
-        damage::{condemn, is_damage},
+        Hub, HubError,
+        damage::is_damage,
         plan::{CONTENT, KEYS, OBJECT_ID, Plan, Section},
     },
 };
@@ -28,7 +28,7 @@ use crate::{
 /// Turns one plan into chunks.
 pub struct Producer {
     /// For the store, and for condemning.
-    pub engine: Engine,
+    pub hub: Arc<Hub>,
     /// Index rows of records.
     pub view: View,
     /// Of which repository.
@@ -46,6 +46,8 @@ struct Out {
     chunks: mpsc::Sender<Result<Bytes, HubError>>,
     /// False once the client is gone or an error ended the answer.
     open: bool,
+    /// Why the answer ended.
+    failure: Option<HubError>,
 }
 
 type Damage = BTreeMap<PackId, (Vec<(Kind, ObjectId)>, String)>;
@@ -54,7 +56,7 @@ impl Producer {
     /// Sends everything. For a blocking thread.
     pub fn run(self) {
         let buffer = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
-        let mut out = Out { buffer, sent: 0, chunks: self.chunks.clone(), open: true };
+        let mut out = Out { buffer, sent: 0, chunks: self.chunks.clone(), open: true, failure: None };
         let mut damage = Damage::new();
         self.head(&mut out);
         for (section, key) in self.plan.sections.iter().zip(&KEYS[1..]) {
@@ -63,13 +65,17 @@ impl Producer {
             self.section(section, &mut out, &mut damage);
             // With the client gone, only damage that was met is worth looking further.
             if !out.open && damage.is_empty() {
-                return;
+                break;
             }
         }
         out.finish(self.plan.len);
-        let repo: RepoId = self.scope.repo();
         for (pack, (rows, reason)) in damage {
-            condemn(&self.engine, repo, pack, rows, &reason);
+            self.hub.condemn(self.scope, pack, rows, &reason);
+        }
+        // Told last: who hears of damage may push the object again at once.
+        if let Some(failure) = out.failure {
+            // A client that is gone need not be told.
+            self.chunks.blocking_send(Err(failure)).unwrap_or_default();
         }
     }
 
@@ -96,7 +102,8 @@ impl Producer {
             out.flush();
         }
         let wanted = self.plan.wanted(&self.view, self.scope, section);
-        let mut reader = RangeReader::new(Arc::clone(self.engine.store()), planned.ranges, wanted);
+        let store = Arc::new(CountedStore::new(Arc::clone(self.hub.engine.store())));
+        let mut reader = RangeReader::new(Arc::<CountedStore>::clone(&store), planned.ranges, wanted);
         for (wanted, payload) in reader.by_ref() {
             if let Err(error) = payload.and_then(|payload| send(&wanted, payload, out)) {
                 out.fail(&wanted, &error);
@@ -109,8 +116,9 @@ impl Producer {
                 break;
             }
         }
+        metrics::counter!("reprise_fetch_reads_total").increment(store.reads());
         metrics::counter!("reprise_fetch_base_reads_total").increment(reader.base_reads());
-        metrics::counter!("reprise_fetch_read_bytes_total").increment(reader.bytes_read());
+        metrics::counter!("reprise_fetch_read_bytes_total").increment(store.bytes());
     }
 }
 
@@ -180,12 +188,10 @@ impl Out {
     /// The answer ends here, short of its length.
     fn fail(&mut self, wanted: &Wanted, error: &Error) {
         if std::mem::replace(&mut self.open, false) {
-            let told = match is_damage(error) {
+            self.failure = Some(match is_damage(error) {
                 true => HubError::Damaged { object: wanted.id, pack: wanted.location.pack },
                 false => HubError::Unavailable(format!("object {} could not be read now: {error}", wanted.id)),
-            };
-            // A client that is gone need not be told.
-            self.chunks.blocking_send(Err(told)).unwrap_or_default();
+            });
         }
     }
 
@@ -194,7 +200,7 @@ impl Out {
         if self.open && total != planned {
             let text = format!("an answer of {total} bytes was planned as {planned}: it is not sent");
             tracing::error!(total, planned, "the plan and the answer differ");
-            self.chunks.blocking_send(Err(HubError::Internal(text))).unwrap_or_default();
+            self.failure = Some(HubError::Internal(text));
             self.open = false;
         }
         self.flush();

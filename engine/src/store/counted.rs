@@ -1,0 +1,69 @@
+//! An object store that counts what is read through it: that serving makes exactly the planned reads is a promise, and a
+//! promise is measured where the bytes come from, not where they were asked for.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+
+use super::{ObjectStore, Staged, StoreKey};
+use crate::error::Result;
+
+/// Passes everything on; counts reads and the bytes they gave.
+pub struct CountedStore {
+    store: Arc<dyn ObjectStore>,
+    reads: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl CountedStore {
+    /// Counts from zero.
+    pub fn new(store: Arc<dyn ObjectStore>) -> CountedStore {
+        CountedStore { store, reads: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+    }
+
+    /// Reads so far, failed ones included.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that they gave.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl ObjectStore for CountedStore {
+    fn stage(&self) -> Result<Box<dyn Staged>> {
+        self.store.stage()
+    }
+
+    fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Result<Bytes> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let bytes = self.store.read(key, offset, len)?;
+        self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(bytes)
+    }
+
+    fn size(&self, key: &StoreKey) -> Result<u64> {
+        self.store.size(key)
+    }
+
+    fn delete(&self, key: &StoreKey) -> Result<()> {
+        self.store.delete(key)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<StoreKey>> {
+        self.store.list(prefix)
+    }
+
+    fn uri(&self, key: &StoreKey) -> String {
+        self.store.uri(key)
+    }
+
+    fn sweep_staged(&self) -> Result<usize> {
+        self.store.sweep_staged()
+    }
+}
