@@ -1,7 +1,7 @@
 //! The event codec: one event to bytes and back (layout and type numbers: FORMAT.md, "Events").
 //!
 //! Invariants: a (kind, version) pair never changes its meaning, a change of fields is a new version with an upcast in
-//! [`decode_body`]; what was encoded decodes to an equal value, and no byte is left over; an event of a newer version is
+//! `decode_body`; what was encoded decodes to an equal value, and no byte is left over; an event of a newer version is
 //! refused before any field of it is used; memory is bounded by the input's size class, not by a length inside it.
 //! Must never be called with bytes whose frame checksum was not verified first (it would only be slower to say no).
 

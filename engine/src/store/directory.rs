@@ -3,7 +3,7 @@
 //! Invariants: bytes are written and synced under `staging/` before they get their key; the entry of the key and of every
 //! directory above it is durable before `commit` answers; a key is never overwritten (existence is checked under the
 //! commit lock, and one process owns the directory); a failed sync is not tried again (F4); at most
-//! [`OPEN_FILES_MAX`] files are kept open for reading.
+//! `OPEN_FILES_MAX` files are kept open for reading.
 
 use std::{
     collections::BTreeSet,

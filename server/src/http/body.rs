@@ -103,7 +103,7 @@ impl Drop for RequestBody {
 }
 
 impl Rest {
-    /// Reads and forgets what the handler left, up to `bytes_max` bytes and [`DRAIN_TIME_MAX`]. Does nothing for a client
+    /// Reads and forgets what the handler left, up to `bytes_max` bytes and `DRAIN_TIME_MAX`. Does nothing for a client
     /// that still waits for `100 Continue`: it has sent nothing.
     pub async fn drain(&self, waits_for_continue: bool, bytes_max: u64, idle_max: Duration) {
         let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -1,6 +1,6 @@
 //! Blob lists of snapshots that one push looks at again and again, bounded.
 //!
-//! Invariants: holds at most [`LISTED_IDS_MAX`] ids (or one list, if a single one is larger); the least recently used list
+//! Invariants: holds at most `LISTED_IDS_MAX` ids (or one list, if a single one is larger); the least recently used list
 //! goes first; what it returns is what was put in.
 
 use std::{collections::VecDeque, sync::Arc};

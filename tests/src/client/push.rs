@@ -48,7 +48,7 @@ pub enum Pushed {
 pub enum PushFailure {
     /// 409 from push: "Push rejected — remote '…' has diverged."
     Diverged(String),
-    /// `ok` is not true: "Push rejected by remote: <message>".
+    /// `ok` is not true: `Push rejected by remote: <message>`.
     Rejected(String),
     /// "Push failed: …", from push or push/objects.
     Failed(Failure),

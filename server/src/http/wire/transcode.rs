@@ -1,6 +1,6 @@
 //! JSON text to msgpack without a tree: one pass counts, one pass writes.
 //!
-//! Invariants: [`measure`] says exactly how many bytes [`write`] appends (index rows keep that figure, and an answer's
+//! Invariants: `measure` says exactly how many bytes `write` appends (index rows keep that figure, and an answer's
 //! Content-Length is summed from it); memory is four bytes per container of the text; numbers keep their kind: what has
 //! no fraction and no exponent is an integer, everything else a float of 64 bits; never panics on any text.
 
