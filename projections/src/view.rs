@@ -216,6 +216,11 @@ impl View {
         models::mpack_index::locate(self.rows_of(scope)?, scope.0, kind, id)
     }
 
+    /// A pack that the repository got the object in, condemned or not: for errors that name where it was.
+    pub fn any_pack(&self, scope: RepoScope, kind: Kind, id: ObjectId) -> Result<Option<PackId>> {
+        models::mpack_index::any_pack(self.rows_of(scope)?, scope.0, kind, id)
+    }
+
     /// Calls `each` for every one of `ids` (ascending, distinct), in order, with its location if the repository has it:
     /// one merge with a range scan, not a get per object.
     pub fn locate_all(

@@ -9,6 +9,8 @@ use std::{
 };
 
 use rand::RngExt;
+use reprise_engine::disk::real::RealDisk;
+use reprise_projections::records::{self, Current};
 use reprise_tests::{
     client::{
         CloneFailure, Failure, Pushed, Repository, Request, clone,
@@ -150,6 +152,31 @@ fn damage_index(index: &Path, random: &mut rand::rngs::StdRng, round: u64) -> St
 }
 
 #[test]
+fn d_a_projection_that_did_not_exist_when_the_events_were_written_catches_up_by_itself_and_says_so() {
+    let (data, server) = started();
+    data.create_repo("alice/etude", &[]);
+    let local = push_fixture(&data, &server, "alice/etude");
+    server.stop();
+    // What an older version, which had no object_refs yet, would have left.
+    let index = RealDisk::new(data.path().join("index"));
+    let mut current: Current = records::read(&index, "CURRENT").unwrap().expect("a live generation");
+    let before = current.generation.clone();
+    current.versions.remove("object_refs").expect("the projection is known now");
+    records::write(&index, "CURRENT", &current).unwrap();
+
+    let server = data.serve();
+    server.wait_ready();
+    let status = data.json(&["status"]).to_string();
+    assert!(status.contains("projection object_refs did not exist"), "{status}");
+    check_clone(&server, "alice/etude", &local);
+    rows::check_complete(&data, "alice", "etude", &local);
+    server.stop();
+    let after: Current = records::read(&index, "CURRENT").unwrap().expect("a live generation");
+    assert_ne!(after.generation, before, "it was folded again");
+    assert_eq!(after.outdated(), None);
+}
+
+#[test]
 fn e_pushing_everything_again_stores_nothing_twice_and_duplicates_no_row() {
     let (data, server) = started();
     data.create_repo("alice/etude", &[]);
@@ -231,7 +258,7 @@ fn f_a_damaged_object_is_never_sent_and_a_push_again_heals_it() {
     // From now on the typed error comes at once.
     let next = clone(&server.url("alice/etude")).map(|_| ()).unwrap_err();
     let CloneFailure::Fetch(Failure::Status { code: 500, text }) = next else { panic!("{next:?}") };
-    assert!(text.contains(&victim), "{text}");
+    check_names(&text, &victim, &pack);
     let direct = Request::get(server.url(&format!("alice/etude/objects/{victim}")), None).send().unwrap();
     assert_ne!(direct.code, 200, "{direct:?}");
 

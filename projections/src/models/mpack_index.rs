@@ -84,6 +84,16 @@ pub fn locate_all(
     Ok(())
 }
 
+/// A pack that was delivered with the object, condemned or not; for errors that name where it was.
+pub fn any_pack(snapshot: &dyn Snapshot, repo: RepoId, kind: Kind, id: ObjectId) -> Result<Option<PackId>> {
+    let mut found = None;
+    crate::store::scan_prefix(snapshot, Model::MpackIndex, &object_key(repo, kind, id), &mut |key, _| {
+        found = decode_key(key).map(|key| key.pack);
+        Ok(ControlFlow::Break(()))
+    })?;
+    Ok(found)
+}
+
 /// What a row is, by its key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IndexKey {

@@ -89,7 +89,8 @@ impl<'a> Planner<'a> {
         ids.sort_unstable();
         ids.dedup();
         for id in &ids {
-            let row = self.view.snapshot(self.scope, *id)?.ok_or_else(|| absent(Kind::Snapshot, *id))?;
+            let row = self.view.snapshot(self.scope, *id)?;
+            let row = row.ok_or_else(|| absent(self.view, self.scope, Kind::Snapshot, *id))?;
             self.grow(row.wire_len)?;
         }
         self.items(Kind::Snapshot, &ids)
@@ -124,9 +125,11 @@ impl<'a> Planner<'a> {
         }
         let mut items = Vec::new();
         let mut refusal = None;
-        let view = self.view;
+        let (view, scope) = (self.view, self.scope);
         let located = view.locate_all(self.scope, kind, ids, &mut |id, location| {
-            let planned = location.ok_or_else(|| absent(kind, id)).and_then(|location| self.item(kind, id, &location));
+            let planned = location
+                .ok_or_else(|| absent(view, scope, kind, id))
+                .and_then(|location| self.item(kind, id, &location));
             match planned {
                 Ok(item) => items.push(item),
                 Err(error) => {
@@ -259,8 +262,12 @@ fn object_len(len: u64) -> u64 {
         + len
 }
 
-fn absent(kind: Kind, id: ObjectId) -> HubError {
-    HubError::Internal(format!("{kind} object {id} is damaged or missing here: push it again to heal it"))
+/// An object of the closure that no row serves: its rows are condemned (the pack is named), or it never came.
+fn absent(view: &View, scope: RepoScope, kind: Kind, object: ObjectId) -> HubError {
+    match view.any_pack(scope, kind, object) {
+        Ok(Some(pack)) => HubError::Damaged { object, pack },
+        _ => HubError::Internal(format!("{kind} object {object} is missing here: push it again to heal it")),
+    }
 }
 
 /// Keys of the answer, in order.
