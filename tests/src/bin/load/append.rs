@@ -2,7 +2,11 @@
 
 use std::{
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -11,7 +15,7 @@ use reprise_engine::{
     clock::{Random, SystemClock, SystemRandom, random16},
     disk::real::RealDisk,
     engine::{Engine, Options, Outcome, Parts, Proposal},
-    event::{EventBody, TagsDeleted},
+    event::{EventBody, RepoRecord, TagsDeleted, Visibility},
     id::{PushId, RepoId},
     store::memory::MemoryStore,
 };
@@ -40,30 +44,32 @@ fn open(dir: &Path) -> Engine {
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
     };
-    Engine::open(parts, Options::new("load")).expect("the log opens").0
+    let engine = Engine::open(parts, Options::new("load")).expect("the log opens").0;
+    let created = engine.propose_and_wait(proposal(repo()));
+    assert!(matches!(created, Outcome::Done { .. }), "{created:?}");
+    engine
 }
 
-fn proposal(repo: RepoId) -> Proposal {
+fn proposal(event: EventBody) -> Proposal {
     Proposal {
         push: PushId::from_random(random16(&SystemRandom as &dyn Random).expect("random")),
         fingerprint: 0,
         actor: "load".to_owned(),
         conditions: Vec::new(),
-        events: vec![EventBody::TagsDeleted(TagsDeleted { repo, tags: vec!["a".to_owned()] })],
+        events: vec![event],
     }
 }
 
 fn clients(count: usize) -> f64 {
     let dir = tempfile::tempdir().expect("a directory");
     let engine = open(dir.path());
-    let repo = repo();
     let until = Instant::now() + Duration::from_secs(SECONDS);
     let done: u64 = thread::scope(|scope| {
         let client = |_| {
             scope.spawn(|| {
                 let mut done = 0;
                 while Instant::now() < until {
-                    let outcome = engine.propose_and_wait(proposal(repo));
+                    let outcome = engine.propose_and_wait(proposal(tags()));
                     assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
                     done += 1;
                 }
@@ -77,28 +83,58 @@ fn clients(count: usize) -> f64 {
     done as f64 / SECONDS as f64
 }
 
+/// Keeps `count` proposals in flight: each answer proposes the next one.
 fn in_flight(count: usize) -> f64 {
     let dir = tempfile::tempdir().expect("a directory");
     let engine = open(dir.path());
-    let repo = repo();
-    let (sender, done) = mpsc::channel();
-    let propose = || {
-        let sender = sender.clone();
-        engine.propose(proposal(repo), Box::new(move |outcome| drop(sender.send(outcome))));
-    };
-    (0..count).for_each(|_| propose());
+    let (ended, all_ended) = mpsc::channel();
     let until = Instant::now() + Duration::from_secs(SECONDS);
-    let mut appended = 0u64;
-    while Instant::now() < until {
-        let outcome = done.recv().expect("an outcome");
-        assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
-        appended += 1;
-        propose();
-    }
+    let flight = Flight { engine: engine.clone(), appended: Arc::default(), until, ended };
+    let appended = flight.appended.clone();
+    (0..count).for_each(|_| flight.clone().propose());
+    drop(flight);
+    assert!(all_ended.recv().is_err(), "nothing is sent: the last to end closes the channel");
     engine.shutdown().expect("shutdown");
-    appended as f64 / SECONDS as f64
+    appended.load(Ordering::Relaxed) as f64 / SECONDS as f64
 }
 
-fn repo() -> RepoId {
-    RepoId::from_random(random16(&SystemRandom as &dyn Random).expect("random"))
+#[derive(Clone)]
+struct Flight {
+    engine: Engine,
+    appended: Arc<AtomicU64>,
+    until: Instant,
+    #[allow(dead_code, reason = "dropped with the last flight")]
+    ended: mpsc::Sender<()>,
 }
+
+impl Flight {
+    fn propose(self) {
+        let engine = self.engine.clone();
+        let next = move |outcome| {
+            assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
+            self.appended.fetch_add(1, Ordering::Relaxed);
+            if Instant::now() < self.until {
+                self.propose();
+            }
+        };
+        engine.propose(proposal(tags()), Box::new(next));
+    }
+}
+
+fn tags() -> EventBody {
+    EventBody::TagsDeleted(TagsDeleted { repo: REPO, tags: vec!["a".to_owned()] })
+}
+
+fn repo() -> EventBody {
+    EventBody::RepoCreated(RepoRecord {
+        repo: REPO,
+        owner: "load".to_owned(),
+        slug: "load".to_owned(),
+        domain: "code".to_owned(),
+        default_branch: String::new(),
+        visibility: Visibility::Public,
+        created_ms: 0,
+    })
+}
+
+const REPO: RepoId = RepoId([7; 16]);

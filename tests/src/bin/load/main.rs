@@ -16,9 +16,11 @@
 use clap::{Parser, Subcommand};
 
 mod append;
+mod bodies;
 mod exchange;
 mod fetch;
 mod figures;
+mod idle;
 mod incremental;
 mod machine;
 mod push_objects;
@@ -53,6 +55,10 @@ enum What {
         #[arg(long, default_value_t = 2_000)]
         megabytes: u64,
     },
+    /// Four push/objects bodies of 1 GiB at once
+    Bodies,
+    /// What a server costs that nobody asks anything
+    Idle,
     /// Everything, one after the other
     All,
 }
@@ -66,6 +72,8 @@ fn main() {
         What::Append => append::run(),
         What::Rebuild => rebuild::run(),
         What::Reopen { megabytes } => reopen::run(megabytes),
+        What::Bodies => bodies::run(),
+        What::Idle => idle::run(),
         What::All => {
             push_objects::run();
             incremental::run();
@@ -74,6 +82,8 @@ fn main() {
             append::run();
             rebuild::run();
             reopen::run(2_000);
+            bodies::run();
+            idle::run();
         }
     }
 }
