@@ -28,6 +28,10 @@ mod rebuild;
 mod refs;
 mod reopen;
 
+/// As in the server, whose engine `append` drives in this process.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures a server on this machine.
 #[derive(Parser)]
 struct Arguments {
