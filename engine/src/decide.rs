@@ -58,7 +58,8 @@ impl State {
     pub(crate) fn judge(&self, conditions: &[Condition], events: &[EventBody]) -> Result<(), Reason> {
         conditions.iter().try_for_each(|condition| self.holds(condition))?;
         let mut made = BTreeSet::new();
-        events.iter().try_for_each(|event| self.allows(event, &mut made))
+        events.iter().try_for_each(|event| self.allows(event, &mut made))?;
+        one_move_each(events)
     }
 
     /// Takes an event in; appends what takes it back to `undo`.
@@ -277,6 +278,24 @@ pub(crate) fn repo_of(event: &EventBody) -> Option<RepoId> {
         EventBody::RowsCondemned(fact) => Some(fact.repo),
         EventBody::TokenIssued(_) | EventBody::TokenRevoked(_) | EventBody::PacksRelocated(_) => None,
     }
+}
+
+/// Branches are judged on the state before the proposal: a second event that moves those of the same repository would be
+/// judged as if the first were not there.
+fn one_move_each(events: &[EventBody]) -> Result<(), Reason> {
+    let mut moved = BTreeSet::new();
+    for event in events {
+        if let EventBody::RefsUpdated(refs) = event
+            && !moved.insert(refs.repo)
+        {
+            let text = format!(
+                "a proposal moves the branches of repository {} twice: put the moves into one event",
+                refs.repo
+            );
+            return Err(Reason::Invalid(text));
+        }
+    }
+    Ok(())
 }
 
 fn has_records(objects: &ObjectsReceived) -> bool {

@@ -112,6 +112,18 @@ fn conditions_are_judged_on_the_log_also_after_a_new_opening() {
 }
 
 #[test]
+fn branches_of_a_repository_move_by_one_event_of_a_proposal_or_not_at_all() {
+    let disk = SimDisk::new();
+    let (engine, _) = open(&disk);
+    done(engine.propose_and_wait(proposal(1, vec![repo(1, "one")])));
+    // Each holds on the state before; the second would silently undo the first.
+    let twice = vec![moved(1, "main", None, Some(1)), moved(1, "main", None, Some(2))];
+    let refused = engine.propose_and_wait(proposal(2, twice));
+    assert!(matches!(refused, Outcome::NotDone(Reason::Invalid(_))), "{refused:?}");
+    done(engine.propose_and_wait(proposal(3, vec![moved(1, "main", None, Some(3))])));
+}
+
+#[test]
 fn the_chain_is_known_at_the_end_of_every_group_and_nowhere_else() {
     let disk = SimDisk::new();
     let (engine, _) = open(&disk);
