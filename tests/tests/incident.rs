@@ -284,6 +284,34 @@ fn check_names(text: &str, object: &str, pack: &str) {
 }
 
 #[test]
+fn f_damage_met_after_the_headers_cuts_the_answer_short_and_the_next_one_names_it() {
+    let (data, server) = started();
+    data.create_repo("alice/many", &[]);
+    let mut local = Repository::init();
+    local.remote("origin", &server.url("alice/many"), Some(&data.token("alice")));
+    let mut random = seeds::random(8, 8);
+    let files: Vec<(String, Vec<u8>)> =
+        (0..20).map(|n| (format!("part-{n}"), seeds::bytes(&mut random, 200_000))).collect();
+    let changes: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), Some(bytes.as_slice()))).collect();
+    local.commit("main", "many", &changes);
+    push(&mut local, "origin", "main").unwrap();
+    // Blobs go out in the order of their pack: the last one comes megabytes after the headers.
+    let offset = |id: &String| data.json(&["locate", "alice/many", id])["found"][0]["offset"].as_u64().unwrap();
+    let blobs = local.objects.iter().filter(|(_, content)| content.len() == 200_000).map(|(id, _)| id.clone());
+    let victim = blobs.max_by_key(offset).unwrap();
+    let pack = damage_object(&data, "alice/many", &victim);
+
+    let cut = clone(&server.url("alice/many")).map(|_| ()).unwrap_err();
+    assert!(matches!(&cut, CloneFailure::Fetch(Failure::Body(reason)) if reason.contains("incomplete")), "{cut:?}");
+    let next = clone(&server.url("alice/many")).map(|_| ()).unwrap_err();
+    let CloneFailure::Fetch(Failure::Status { code: 500, text }) = next else { panic!("{next:?}") };
+    check_names(&text, &victim, &pack);
+    let remote = local.remotes["origin"].clone();
+    reprise_tests::client::push::push_objects(&local.objects, &remote, &[victim]).unwrap();
+    check_clone(&server, "alice/many", &local);
+}
+
+#[test]
 fn f_a_damaged_commit_is_never_sent_and_a_push_again_heals_it() {
     let (data, server) = started();
     data.create_repo("alice/etude", &[]);
