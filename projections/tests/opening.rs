@@ -83,21 +83,40 @@ fn an_index_of_another_log_is_kept_aside_and_reported() {
 }
 
 #[test]
-fn any_file_of_the_index_may_vanish_or_turn_to_junk_while_stopped() {
+fn any_file_of_the_index_may_vanish_or_turn_to_junk_after_a_clean_stop() {
     let (log, dir) = built(6);
+    every_file_is_damaged(&log, dir.path());
+}
+
+#[test]
+fn any_file_of_the_index_may_vanish_or_turn_to_junk_after_an_unclean_stop() {
+    let (log, dir) = built(13);
+    let projections = check_serves(&log, dir.path());
+    for group in random_history(14, 6).groups() {
+        log.append(group.events.iter().map(|event| event.body.clone()).collect());
+    }
+    assert!(projections.wait_folded(log_end(&log), std::time::Duration::from_secs(10)));
+    drop(projections);
+    every_file_is_damaged(&log, dir.path());
+}
+
+fn every_file_is_damaged(log: &MemoryLog, dir: &Path) {
     let mut files = Vec::new();
-    files_under(dir.path(), &mut files);
+    files_under(dir, &mut files);
+    files.sort();
     assert!(files.len() > 10, "{files:?}");
-    for (number, file) in files.iter().enumerate() {
+    let junk: [Option<&[u8]>; 3] = [None, Some(b""), Some(&[0xa5; 300])];
+    for (file, junk) in files.iter().flat_map(|file| junk.map(|junk| (file, junk))) {
         let copy = tempfile::tempdir().unwrap();
-        copy_tree(dir.path(), copy.path());
-        let victim = copy.path().join(file.strip_prefix(dir.path()).unwrap());
-        match number % 3 {
-            0 => fs::remove_file(&victim).unwrap(),
-            1 => fs::write(&victim, b"").unwrap(),
-            _ => fs::write(&victim, [0xa5; 300]).unwrap(),
+        copy_tree(dir, copy.path());
+        let name = file.strip_prefix(dir).unwrap();
+        eprintln!("{} becomes {:?} bytes", name.display(), junk.map(<[u8]>::len));
+        let victim = copy.path().join(name);
+        match junk {
+            None => fs::remove_file(&victim).unwrap(),
+            Some(junk) => fs::write(&victim, junk).unwrap(),
         }
-        drop(check_serves(&log, copy.path()));
+        drop(check_serves(log, copy.path()));
     }
 }
 
