@@ -79,8 +79,7 @@ pub(crate) struct Opened {
 /// Opens the log of `parts.disk`, or creates it.
 pub(crate) fn open(parts: &Parts, options: &Options) -> Result<Opened> {
     let disk = &*parts.disk;
-    disk.create_dir(LOG_DIR)?;
-    disk.sync_dir("")?;
+    files::make_dir(disk, LOG_DIR)?;
     let lock = disk.lock(LOCK, &options.holder)?;
     let found = survey(disk)?;
     let anchor = files::read_anchor(disk)?;
@@ -257,15 +256,19 @@ impl Opening<'_> {
         let mut shown = shown(&segments, &fold);
         self.seal_unsealed(&segments, &mut shown)?;
         remove_if_there(disk, files::SPARE)?;
-        // A last group that no mark vouches for is suspect: its sync may have failed (F4).
-        let settled = walked.last.is_none() && tail == Tail::Clean;
-        if settled || planted::is(PlantedBug::RecoveryExposesUnsyncedTail) {
+        // A last group that no mark vouches for is suspect, and so is the name of a segment without any: its sync may have
+        // failed (F4).
+        let settled = walked.mark.filter(|_| tail == Tail::Clean);
+        if let Some(mark) = settled {
+            repair::confirm_mark(&*file, &last.header.salt, mark)?;
+        }
+        if settled.is_some() || planted::is(PlantedBug::RecoveryExposesUnsyncedTail) {
             if let Some(group) = &walked.last {
                 fold.take(group)?;
             }
             let shown = self::shown(&segments, &fold);
             let made = Made { header: last.header.clone(), file, group_end: fold.end, end: fold.end };
-            return self.finish(log, fold, shown, made, lock, (tail, !walked.marked));
+            return self.finish(log, fold, shown, made, lock, (tail, walked.mark.is_none()));
         }
         if let Tail::Torn { offset, .. } = tail {
             files::keep_torn(disk, &*file, &torn_name(last, offset), offset, rest.nonzero_end)?;
@@ -322,8 +325,6 @@ impl Opening<'_> {
         if files::read_anchor(&**disk)?.is_none() {
             files::write_anchor(&**disk, &Anchor { log, durable: fold.durable })?;
         }
-        // A name that an interrupted process gave may not be durable yet.
-        files::sync_log_dir(&**disk)?;
         let report = OpenReport { log, durable: fold.durable, tail, unclean, bytes_read: self.bytes_read };
         let header = active.header;
         let active_segment = Active {

@@ -51,7 +51,7 @@ impl HubInProcess {
         for dir in [&objects, &spool] {
             fs::create_dir_all(dir).expect("the data directory");
         }
-        let store = DirectoryStore::open(Arc::new(RealDisk::new(objects)), random.clone()).expect("the store opens");
+        let store = DirectoryStore::new(Arc::new(RealDisk::new(objects)), random.clone());
         let disk = Arc::new(RealDisk::new(data.to_path_buf()));
         let parts = Parts { disk, store: Arc::new(store), clock: clock.clone(), random };
         let (engine, _) = Engine::open(parts, Options::new("a test")).expect("the log opens");

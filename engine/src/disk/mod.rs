@@ -21,8 +21,11 @@ pub trait Disk: Send + Sync {
     fn remove(&self, path: &str) -> Result<()>;
     /// Names in a directory, sorted; empty if the directory does not exist.
     fn list(&self, dir: &str) -> Result<Vec<String>>;
-    /// Creates a directory and its parents; fine if it exists. Durable after `sync_dir` of each new entry's parent.
+    /// Creates a directory and its parents; fine if it exists. Durable after `sync_dir` of each new entry's parent; for the
+    /// root (`""`), whose parents are not the disk's, when this returns. See [`make_dir`].
     fn create_dir(&self, dir: &str) -> Result<()>;
+    /// Removes an empty directory. Durable after `sync_dir` of the parent.
+    fn remove_dir(&self, dir: &str) -> Result<()>;
     /// Makes a directory's entries durable. `""` is the root.
     fn sync_dir(&self, dir: &str) -> Result<()>;
     /// Takes the exclusive lock on `path` (created if absent) and writes `holder` into it; `Conflict` whose text names the
@@ -73,6 +76,30 @@ pub fn write_all_at(file: &dyn DiskFile, bytes: &[u8], offset: u64) -> Result<()
         done += count;
     }
     Ok(())
+}
+
+/// Makes `dir` and the directories above it, with durable entries up to the root; fine if they are there.
+///
+/// The rule that every directory of ours is made by: nothing is put into one before its own entry is durable. So one that
+/// holds something is durable; one that is empty may be of a process that died, or whose sync failed, before that, and a
+/// second sync would prove nothing (F4): it is made anew.
+pub fn make_dir(disk: &dyn Disk, dir: &str) -> Result<()> {
+    if dir.is_empty() {
+        return Ok(());
+    }
+    make_dir(disk, parent(dir))?;
+    if !disk.list(dir)?.is_empty() {
+        return Ok(());
+    }
+    match disk.remove_dir(dir) {
+        Ok(()) => {}
+        Err(error) if error.is_not_found() => {}
+        // Somebody put something into it between the two calls, by the same rule.
+        Err(_) if !disk.list(dir)?.is_empty() => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    disk.create_dir(dir)?;
+    disk.sync_dir(parent(dir))
 }
 
 /// The directory part of a relative path; `""` for a top-level name.

@@ -88,7 +88,12 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &str) -> Result<()> {
-        fs::create_dir_all(self.resolve(dir)?).map_err(|error| Error::io("create directory", self.shown(dir), error))
+        let made = if dir.is_empty() { make_root(&self.root) } else { fs::create_dir_all(self.resolve(dir)?) };
+        made.map_err(|error| Error::io("create directory", self.shown(dir), error))
+    }
+
+    fn remove_dir(&self, dir: &str) -> Result<()> {
+        fs::remove_dir(self.resolve(dir)?).map_err(|error| Error::io("remove directory", self.shown(dir), error))
     }
 
     fn sync_dir(&self, dir: &str) -> Result<()> {
@@ -120,6 +125,21 @@ impl RealDisk {
         let holder = if holder.is_empty() { "another process".to_owned() } else { holder };
         Error::new(ErrorKind::Conflict, format!("lock {}: held by {holder}", self.shown(path)))
     }
+}
+
+/// Creates a directory and those above it that are missing, each durable before the next is put into it.
+fn make_root(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().unwrap_or(Path::new(""));
+    make_root(above)?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != IoErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+    File::open(above)?.sync_all()
 }
 
 struct RealFile {

@@ -28,9 +28,9 @@ pub use self::history::{History, Survival};
 pub enum Fault {
     /// The machine stops before the call has any effect; all later calls fail.
     Crash,
-    /// A sync fails with EIO; the data stays in the cache, not durable, and may be synced later.
+    /// A sync fails with EIO; the bytes or names stay in the cache, not durable, and may be synced later.
     SyncErrorKept,
-    /// A sync fails with EIO; the data is never written, and later syncs answer Ok.
+    /// A sync fails with EIO; the bytes or names are never written, and later syncs answer Ok.
     SyncErrorDropped,
     /// ENOSPC from a call that needs room.
     NoSpace,
@@ -156,7 +156,7 @@ impl SimDisk {
             Fault::NoSpace => Err(os_error(operation, path, ENOSPC)),
             Fault::TooManyFiles => Err(os_error(operation, path, EMFILE)),
             Fault::SyncErrorDropped => {
-                state.drop_unsynced(class);
+                state.drop_unsynced(class, path);
                 Err(os_error(operation, path, EIO))
             }
             Fault::SyncErrorKept | Fault::ReadError | Fault::Crash => Err(os_error(operation, path, EIO)),
@@ -234,6 +234,21 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn remove_dir(&self, dir: &str) -> Result<()> {
+        let (mut state, _) = self.enter("remove directory", dir, Class::Other)?;
+        match state.now.node(dir) {
+            None => Err(os_error("remove directory", dir, ENOENT)),
+            Some(Node::File(_)) => Err(os_error("remove directory", dir, ENOTDIR)),
+            Some(Node::Directory) if !state.now.names_in(dir).is_empty() => {
+                Err(os_error("remove directory", dir, ENOTEMPTY))
+            }
+            Some(Node::Directory) => {
+                state.change(Change::Unlink { path: dir.to_owned() });
+                Ok(())
+            }
+        }
+    }
+
     fn sync_dir(&self, dir: &str) -> Result<()> {
         let (mut state, _) = self.enter("sync directory", dir, Class::SyncDirectory)?;
         if state.now.node(dir) != Some(Node::Directory) {
@@ -287,11 +302,11 @@ impl State {
         }
     }
 
-    /// A failed sync whose pages were marked clean: what was not durable never will be, though readers still see it. Names
-    /// are not dropped: a journal that fails stops the whole file system instead.
-    fn drop_unsynced(&mut self, class: Class) {
-        if let Class::Sync(file) = class {
-            self.change(Change::DropUnsynced { file });
+    /// A failed sync whose pages were marked clean: what was not durable never will be, though everyone still sees it.
+    fn drop_unsynced(&mut self, class: Class, path: &str) {
+        match class {
+            Class::Sync(file) => self.change(Change::DropUnsynced { file }),
+            _ => self.change(Change::DropNames { path: path.to_owned() }),
         }
     }
 }
@@ -400,9 +415,11 @@ fn os_error(operation: &'static str, path: &str, code: i32) -> Error {
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
 const EEXIST: i32 = 17;
+const ENOTDIR: i32 = 20;
 const EISDIR: i32 = 21;
 const EMFILE: i32 = 24;
 const EFBIG: i32 = 27;
 const ENOSPC: i32 = 28;
+const ENOTEMPTY: i32 = 39;
 /// No file of a simulated disk is larger: memory stays bounded when an offset is garbage.
 const FILE_BYTES_MAX: usize = 1 << 30;

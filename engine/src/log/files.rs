@@ -13,7 +13,7 @@ use super::{
     scan::read_up_to,
 };
 use crate::{
-    disk::{Disk, DiskFile, write_all_at},
+    disk::{self, Disk, DiskFile, write_all_at},
     error::{Error, ErrorKind, Result},
     planted::{self, PlantedBug},
     writer::Io,
@@ -144,8 +144,7 @@ fn fill_spare(disk: &dyn Disk, capacity: u64) -> Result<Arc<dyn DiskFile>> {
 
 /// Keeps `from..to` of `file` aside as `log/torn/<name>`, durable before the original goes.
 pub(crate) fn keep_torn(disk: &dyn Disk, file: &dyn DiskFile, name: &str, from: u64, to: u64) -> Result<()> {
-    disk.create_dir(TORN)?;
-    sync_log_dir(disk)?;
+    make_dir(disk, TORN)?;
     let path = format!("{TORN}/{name}");
     remove_if_there(disk, &path)?;
     let kept = disk.create_new(&path)?;
@@ -192,6 +191,14 @@ pub(crate) fn remove_if_there(disk: &dyn Disk, path: &str) -> Result<()> {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Makes a directory with a durable entry.
+pub(crate) fn make_dir(disk: &dyn Disk, dir: &str) -> Result<()> {
+    if planted::is(PlantedBug::SkipDirectorySync) {
+        return disk.create_dir(dir);
+    }
+    disk::make_dir(disk, dir)
 }
 
 /// Makes names in `log/` durable.

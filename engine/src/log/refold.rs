@@ -125,8 +125,8 @@ pub(crate) fn reader_of(disk: &dyn Disk, found: &Found) -> Result<GroupReader> {
 pub(crate) struct Walked {
     /// Where and why.
     pub(crate) stop: (u64, String),
-    /// Whether the last thing was a mark.
-    pub(crate) marked: bool,
+    /// The mark that was the last thing, if it was one: its first byte and the byte after it.
+    pub(crate) mark: Option<(u64, u64)>,
     /// The last group, not folded yet, if the walk keeps it.
     pub(crate) last: Option<RawGroup>,
     /// True if a group did not decode.
@@ -144,7 +144,7 @@ pub(crate) fn walk(
     keep_last: bool,
 ) -> Result<Walked> {
     let mut reader = reader_of(disk, found)?;
-    let mut walked = Walked { stop: (0, String::new()), marked: false, last: None, undecodable: false, bytes_read: 0 };
+    let mut walked = Walked { stop: (0, String::new()), mark: None, last: None, undecodable: false, bytes_read: 0 };
     loop {
         if boundary.is_some_and(|boundary| reader.next >= boundary) {
             walked.stop = (reader.offset, "the next segment begins here".to_owned());
@@ -166,12 +166,12 @@ pub(crate) fn walk(
         }
         match step {
             Step::Group(group) => {
-                walked.marked = false;
+                walked.mark = None;
                 walked.last = Some(group);
             }
             Step::Mark { end } => {
+                walked.mark = Some((fold.end, end));
                 fold.pass_mark(end);
-                walked.marked = true;
             }
             Step::Stop(why) => {
                 walked.stop = (reader.offset, why.to_owned());

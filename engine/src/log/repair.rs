@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::{
+    fields::size,
     files::{self, SPARE, make_spare, segment_path, sync, sync_log_dir},
     frame::{self, CONTINUES, Draft, MARK, Salt},
     header::{BLOCK_LEN, SegmentHeader},
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::{Random, random16},
-    disk::{Disk, DiskFile, write_all_at},
+    disk::{Disk, DiskFile, read_exact_at, write_all_at},
     error::{Error, ErrorKind, Result},
     id::{ChainHash, LogId, Position},
     writer::Io,
@@ -40,8 +41,8 @@ pub(crate) struct Made {
     pub(crate) end: u64,
 }
 
-/// Makes a segment that holds `group` (if any) and a mark, durable under its name when this returns. A segment of the
-/// same name is replaced in one step.
+/// Makes a segment that holds `group` (if any), durable under its name when this returns, and then a mark in it, which
+/// vouches for both. A segment of the same name is replaced in one step.
 pub(crate) fn new_segment(
     disk: &dyn Disk,
     random: &dyn Random,
@@ -70,15 +71,30 @@ pub(crate) fn new_segment(
     }
     let group_end = bytes.len() as u64;
     let time_ms = beginning.time_ms;
-    let mark = Draft { flags: MARK, count: 0, first: next, sequence, time_ms, previous: chain };
-    frame::append(&mut bytes, &header.salt, &mark, &[]);
-
     let file = make_spare(disk, header.capacity)?;
     write_all_at(&*file, &bytes, 0)?;
     sync(&*file)?;
     disk.rename(SPARE, &segment_path(&header))?;
     sync_log_dir(disk)?;
-    Ok(Made { end: bytes.len() as u64, header, file, group_end })
+
+    let mut mark = Vec::new();
+    let draft = Draft { flags: MARK, count: 0, first: next, sequence, time_ms, previous: chain };
+    frame::append(&mut mark, &header.salt, &draft, &[]);
+    write_all_at(&*file, &mark, group_end)?;
+    sync(&*file)?;
+    Ok(Made { end: group_end + mark.len() as u64, header, file, group_end })
+}
+
+/// Writes a mark again where it stands, and syncs it: the sync of the process that wrote it may have failed, and what
+/// comes after it could not be reached without it (F4).
+pub(crate) fn confirm_mark(file: &dyn DiskFile, salt: &Salt, (from, to): (u64, u64)) -> Result<()> {
+    let mut bytes = vec![0; size(to - from)];
+    read_exact_at(file, &mut bytes, from)?;
+    if !frame::parse_header(salt, &bytes).is_some_and(|header| header.is_mark()) {
+        return Err(Error::corrupt(file.path(), from, "the mark changed while the log was opened"));
+    }
+    write_all_at(file, &bytes, from)?;
+    sync(file)
 }
 
 /// Writes a footer after `offset` of a segment.

@@ -10,11 +10,11 @@ use crate::id::PackId;
 pub fn check(store: &dyn ObjectStore) {
     a_key_that_is_not_there_is_not_found(store);
     bytes_come_back_and_nothing_is_visible_before_commit(store);
-    a_key_is_never_overwritten(store);
+    a_key_never_gets_other_bytes(store);
     a_dropped_upload_leaves_nothing(store);
     large_and_small_writes_read_back_before_commit(store);
     a_read_beyond_the_end_is_corrupt(store);
-    one_of_many_writers_wins_a_key(store);
+    of_many_writers_of_a_key_one_is_told_that_it_is_new(store);
     keys_are_listed_in_order_and_deleted_quietly(store);
 }
 
@@ -47,9 +47,14 @@ fn bytes_come_back_and_nothing_is_visible_before_commit(store: &dyn ObjectStore)
     assert_eq!(&store.read(&key(1), 7, 0).unwrap()[..], b"");
 }
 
-fn a_key_is_never_overwritten(store: &dyn ObjectStore) {
+fn a_key_never_gets_other_bytes(store: &dyn ObjectStore) {
     assert_eq!(put(store, 2, b"first"), Created::New);
-    assert_eq!(put(store, 2, b"second"), Created::Existed);
+    assert_eq!(put(store, 2, b"first"), Created::Existed);
+    for other in [&b"second"[..], b"fIrst", b""] {
+        let mut staged = store.stage().unwrap();
+        staged.write(other).unwrap();
+        assert!(staged.commit(&key(2)).unwrap_err().is_corrupt());
+    }
     assert_eq!(&store.read(&key(2), 0, 5).unwrap()[..], b"first");
     assert_eq!(store.sweep_staged().unwrap(), 0, "the loser left its staged bytes");
 }
@@ -86,14 +91,13 @@ fn a_read_beyond_the_end_is_corrupt(store: &dyn ObjectStore) {
     }
 }
 
-fn one_of_many_writers_wins_a_key(store: &dyn ObjectStore) {
+fn of_many_writers_of_a_key_one_is_told_that_it_is_new(store: &dyn ObjectStore) {
     let created: Vec<Created> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4u8).map(|name| scope.spawn(move || put(store, 4, &[name; 9]))).collect();
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(move || put(store, 4, &[4; 9]))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let winner = created.iter().position(|created| *created == Created::New).unwrap();
     assert_eq!(created.iter().filter(|created| **created == Created::New).count(), 1);
-    assert_eq!(&store.read(&key(4), 0, 9).unwrap()[..], &[winner as u8; 9]);
+    assert_eq!(&store.read(&key(4), 0, 9).unwrap()[..], &[4; 9]);
 }
 
 fn keys_are_listed_in_order_and_deleted_quietly(store: &dyn ObjectStore) {

@@ -1,9 +1,9 @@
 //! An object store in a directory, over [`Disk`] so that a simulated disk covers it too.
 //!
 //! Invariants: bytes are written and synced under `staging/` before they get their key; the entry of the key and of every
-//! directory above it is durable before `commit` answers; a key is never overwritten (existence is checked under the
-//! commit lock, and one process owns the directory); a failed sync is not tried again (F4); at most
-//! `OPEN_FILES_MAX` files are kept open for reading.
+//! directory above it is durable before `commit` answers; a key never gets other bytes (what is there is compared under
+//! the commit lock, and one process owns the directory); a failed sync is not tried again: what it should have made durable
+//! is made anew (F4); nothing is touched before the first upload; at most `OPEN_FILES_MAX` files are kept open for reading.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::{Created, ObjectStore, Staged, StoreKey};
 use crate::{
     clock::{Random, random16},
-    disk::{Disk, DiskFile, parent, read_exact_at, write_all_at},
+    disk::{Disk, DiskFile, make_dir, parent, read_exact_at, write_all_at},
     error::{Error, Result},
 };
 
@@ -42,7 +42,7 @@ struct Reader {
 
 impl DirectoryStore {
     /// A store under the root of `disk`; staged files are named from `random`.
-    pub fn open(disk: Arc<dyn Disk>, random: Arc<dyn Random>) -> Result<DirectoryStore> {
+    pub fn new(disk: Arc<dyn Disk>, random: Arc<dyn Random>) -> DirectoryStore {
         let inner = Inner {
             disk,
             random,
@@ -50,8 +50,7 @@ impl DirectoryStore {
             durable_dirs: Mutex::default(),
             open: Mutex::new(Vec::new()),
         };
-        inner.make_dir(STAGING)?;
-        Ok(DirectoryStore { inner: Arc::new(inner) })
+        DirectoryStore { inner: Arc::new(inner) }
     }
 
     fn reader(&self, key: &StoreKey) -> Result<Reader> {
@@ -86,6 +85,7 @@ impl DirectoryStore {
 
 impl ObjectStore for DirectoryStore {
     fn stage(&self) -> Result<Box<dyn Staged>> {
+        self.inner.make_dir(STAGING)?;
         let path = format!("{STAGING}/{}.part", hex::encode(random16(&*self.inner.random)?));
         let file = self.inner.disk.create_new(&path)?;
         let buffer = Vec::new();
@@ -165,44 +165,30 @@ impl Inner {
         self.commit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn exists(&self, path: &str) -> Result<bool> {
-        match self.disk.open(path) {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Creates a directory and makes it and its parents durable entries.
     fn make_dir(&self, dir: &str) -> Result<()> {
         let mut durable = self.durable_dirs.lock().unwrap_or_else(PoisonError::into_inner);
-        if durable.contains(dir) {
-            return Ok(());
+        if !durable.contains(dir) {
+            make_dir(&*self.disk, dir)?;
+            durable.insert(dir.to_owned());
         }
-        self.disk.create_dir(dir)?;
-        let mut path = dir;
-        while !path.is_empty() {
-            path = parent(path);
-            self.disk.sync_dir(path)?;
-        }
-        durable.insert(dir.to_owned());
         Ok(())
     }
 
-    fn publish(&self, staged: &str, key: &StoreKey) -> Result<Created> {
+    fn publish(&self, file: &dyn DiskFile, staged: &str, key: &StoreKey) -> Result<Created> {
         let dir = parent(key.as_str());
         let _commit = self.commit_lock();
-        if self.exists(key.as_str())? {
-            // Whoever put it there may have died before its entry was durable, and we are about to rely on it.
-            self.make_dir(dir)?;
-            self.disk.sync_dir(dir)?;
-            return Ok(Created::Existed);
-        }
-        // Even a directory that is there need not be durable yet: the process that made it may have died.
+        let created = match self.disk.open(key.as_str()) {
+            Err(error) if error.is_not_found() => Created::New,
+            Err(error) => return Err(error),
+            Ok(present) if equal(&*present, file)? => Created::Existed,
+            Ok(_) => return Err(Error::corrupt(key.as_str(), 0, "other bytes stand under this key")),
+        };
         self.make_dir(dir)?;
+        // Also over equal bytes: the sync that should have made their name durable may have failed (F4).
         self.disk.rename(staged, key.as_str())?;
         self.disk.sync_dir(dir)?;
-        Ok(Created::New)
+        Ok(created)
     }
 }
 
@@ -257,10 +243,10 @@ impl Staged for DirectoryStaged {
 
     fn commit(mut self: Box<Self>, key: &StoreKey) -> Result<Created> {
         self.flush()?;
-        self.file()?.sync_data()?;
-        let created = self.inner.publish(&self.path, key)?;
-        // `Existed` leaves the staged file to the drop.
-        self.done = created == Created::New;
+        let file = self.file()?;
+        file.sync_data()?;
+        let created = self.inner.publish(file, &self.path, key)?;
+        self.done = true;
         Ok(created)
     }
 }
@@ -278,6 +264,26 @@ impl Drop for DirectoryStaged {
             tracing::warn!(path = %self.path, %error, "an abandoned upload stays until the next start");
         }
     }
+}
+
+/// True if two files have the same bytes.
+fn equal(one: &dyn DiskFile, other: &dyn DiskFile) -> Result<bool> {
+    let len = one.len()?;
+    if len != other.len()? {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; BUFFER_BYTES], vec![0; BUFFER_BYTES]);
+    let mut at = 0;
+    while at < len {
+        let count = usize::try_from(len - at).unwrap_or(usize::MAX).min(BUFFER_BYTES);
+        read_exact_at(one, &mut left[..count], at)?;
+        read_exact_at(other, &mut right[..count], at)?;
+        if left[..count] != right[..count] {
+            return Ok(false);
+        }
+        at += count as u64;
+    }
+    Ok(true)
 }
 
 /// Start and end of a read, checked against the object's length.
@@ -305,7 +311,7 @@ mod tests {
 
     fn store(root: &std::path::Path) -> DirectoryStore {
         let disk = Arc::new(RealDisk::new(root.to_path_buf()));
-        DirectoryStore::open(disk, Arc::new(SeededRandom::new(7))).unwrap()
+        DirectoryStore::new(disk, Arc::new(SeededRandom::new(7)))
     }
 
     #[test]

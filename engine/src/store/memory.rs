@@ -93,8 +93,10 @@ impl Staged for MemoryStaged {
 
     fn commit(self: Box<Self>, key: &StoreKey) -> Result<Created> {
         let mut keys = self.store.lock();
-        if keys.contains_key(key) {
-            return Ok(Created::Existed);
+        match keys.get(key) {
+            Some(present) if *present == self.bytes => return Ok(Created::Existed),
+            Some(_) => return Err(Error::corrupt(key.as_str(), 0, "other bytes stand under this key")),
+            None => {}
         }
         keys.insert(key.clone(), Bytes::from(self.bytes));
         Ok(Created::New)

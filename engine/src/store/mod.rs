@@ -1,6 +1,6 @@
 //! The object store: where packs (later also sealed segments and log slots) live under keys.
 //!
-//! Invariants: a key is written once, create-if-absent, and never overwritten (F7); bytes are visible under their key only
+//! Invariants: a key is written once, create-if-absent, and never gets other bytes (F7); bytes are visible under their key only
 //! after they are durable; a staged upload that is dropped leaves nothing; no LIST on a hot path.
 
 use std::fmt;
@@ -43,7 +43,7 @@ impl fmt::Display for StoreKey {
 pub enum Created {
     /// The bytes are durable under the key, put there by this call.
     New,
-    /// The key existed; nothing was written.
+    /// The same bytes were there before, and are durable.
     Existed,
 }
 
@@ -71,6 +71,6 @@ pub trait Staged: Send {
     fn write(&mut self, bytes: &[u8]) -> Result<()>;
     /// Reads back what was appended, for verifiers and for bases of later entries.
     fn read_back(&self, offset: u64, len: u64) -> Result<Bytes>;
-    /// Makes all of it durable and visible under `key`, if the key does not exist yet.
+    /// Makes all of it durable and visible under `key`. `Corrupt` if other bytes stand there; they stay as they are.
     fn commit(self: Box<Self>, key: &StoreKey) -> Result<Created>;
 }

@@ -282,6 +282,9 @@ impl Disk for CountedDisk {
     fn create_dir(&self, dir: &str) -> Result<()> {
         self.disk.create_dir(dir)
     }
+    fn remove_dir(&self, dir: &str) -> Result<()> {
+        self.disk.remove_dir(dir)
+    }
     fn sync_dir(&self, dir: &str) -> Result<()> {
         self.disk.sync_dir(dir)
     }

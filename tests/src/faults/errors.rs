@@ -18,6 +18,7 @@ use super::{
 /// Lets every call of a script suffer `fault`, one per run.
 pub fn every_call(script: &Script, fault: Fault) -> Report {
     let mut report = Report::default();
+    let undisturbed = done(&run(script, |_| {})[0]);
     for call in 1.. {
         let stages = run(script, |disk| disk.plan(call, fault));
         let stage = &stages[0];
@@ -27,7 +28,7 @@ pub fn every_call(script: &Script, fault: Fault) -> Report {
             }
             continue;
         }
-        for wrong in check(script, stage, fault, &mut report) {
+        for wrong in check(script, stage, (fault, &undisturbed), &mut report) {
             report.violations.push(format!("{}, {fault:?} at call {call}: {wrong}", script.name));
         }
         if report.violations.len() > 8 {
@@ -37,7 +38,12 @@ pub fn every_call(script: &Script, fault: Fault) -> Report {
     report
 }
 
-fn check(script: &Script, stage: &Stage, fault: Fault, report: &mut Report) -> Vec<String> {
+/// Which batches were done, in the order of their answers.
+fn done(stage: &Stage) -> Vec<bool> {
+    stage.batches.iter().map(|batch| matches!(batch.outcome, Outcome::Done { .. })).collect()
+}
+
+fn check(script: &Script, stage: &Stage, (fault, undisturbed): (Fault, &[bool]), report: &mut Report) -> Vec<String> {
     let mut wrong = Vec::new();
     let expected = Expectation::of(stage, script.segment_bytes);
     let acknowledged = expected.acknowledged_before(u64::MAX);
@@ -52,19 +58,16 @@ fn check(script: &Script, stage: &Stage, fault: Fault, report: &mut Report) -> V
         }
     }
     let outcomes: Vec<&Outcome> = stage.batches.iter().map(|batch| &batch.outcome).collect();
-    let done = |outcome: &&&Outcome| matches!(outcome, Outcome::Done { .. });
     match fault {
-        Fault::Short if stage.open_error.is_some() || !outcomes.iter().all(|outcome| done(&outcome)) => {
+        Fault::Short if stage.open_error.is_some() || done(stage) != undisturbed => {
             wrong.push(format!("a short read or write was visible: {:?} {outcomes:?}", stage.open_error));
         }
         Fault::NoSpace | Fault::TooManyFiles => {
-            // The call failed once: what comes after it must succeed without help. Stated limit: without a descriptor for
-            // the log's directory its names cannot be synced, and the writer stops until it is opened again.
+            // The call failed once: what comes after it must succeed without help.
             let in_groups = script.steps.iter().any(|step| matches!(step, Step::Together(_)));
-            let stopped = |outcome: &&&Outcome| matches!(outcome, Outcome::NotDone(Reason::ReadOnly(why)) if why.contains("sync directory"));
-            let decided = |outcome: &&&Outcome| matches!(outcome, Outcome::NotDone(Reason::Condition(_)));
-            let refused = outcomes.iter().filter(|outcome| !done(outcome) && !stopped(outcome) && !decided(outcome));
-            let refused = refused.count();
+            let done_or_decided =
+                |outcome: &&&Outcome| matches!(outcome, Outcome::Done { .. } | Outcome::NotDone(Reason::Condition(_)));
+            let refused = outcomes.iter().filter(|outcome| !done_or_decided(outcome)).count();
             if !in_groups && refused > 1 {
                 wrong.push(format!("writes did not resume: {outcomes:?}"));
             }

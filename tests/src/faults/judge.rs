@@ -35,18 +35,47 @@ pub struct Expectation {
 }
 
 impl Expectation {
-    /// What a stage may leave: its start, its batches, wholly or not at all. Batches of unknown outcome may follow.
+    /// What a stage may leave: its start, its batches, wholly or not at all. Batches of unknown outcome are there if a
+    /// later answer's position says so, else they may follow at the end.
     pub fn of(stage: &Stage, segment_bytes: u64) -> Expectation {
         let mut expected =
             Expectation { segment_bytes, events: stage.before.clone(), ends: vec![(stage.before.len(), Some(0))] };
-        for (_, batch) in stage.done() {
-            expected.add(batch, Some(batch.calls));
+        let mut unknown: Vec<&Batch> = Vec::new();
+        for batch in &stage.batches {
+            match batch.outcome {
+                Outcome::Unknown(_) => unknown.push(batch),
+                Outcome::NotDone(_) => {}
+                Outcome::Done { first, repeated: false, .. } => {
+                    expected.fill(&mut unknown, first.0 - 1);
+                    unknown.clear();
+                    expected.add(batch, Some(batch.calls));
+                }
+                Outcome::Done { last, repeated: true, .. } => {
+                    expected.fill(&mut unknown, last.0);
+                    expected.acknowledge(last.0, batch.calls);
+                }
+            }
         }
-        let unknown = |batch: &&Batch| matches!(batch.outcome, Outcome::Unknown(_));
-        for batch in stage.batches.iter().filter(unknown) {
+        for batch in unknown {
             expected.add(batch, None);
         }
         expected
+    }
+
+    /// Batches of unknown outcome that a later answer shows to be in the log, up to `position`.
+    fn fill(&mut self, unknown: &mut Vec<&Batch>, position: u64) {
+        while (self.events.len() as u64) < position && !unknown.is_empty() {
+            self.add(unknown.remove(0), None);
+        }
+    }
+
+    /// A repeated proposal was told that it is in the log.
+    fn acknowledge(&mut self, last: u64, calls: u64) {
+        for (end, at) in &mut self.ends {
+            if *end as u64 == last && at.is_none() {
+                *at = Some(calls);
+            }
+        }
     }
 
     fn add(&mut self, batch: &Batch, calls: Option<u64>) {

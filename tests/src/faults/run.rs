@@ -73,7 +73,7 @@ fn open_driven(disk: &SimDisk, segment_bytes: u64, driver: Driver) -> Result<(En
     // A seed per opening: an id must not repeat when a log is opened again.
     let random = Arc::new(SeededRandom::new(seed_of(disk)));
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let store = Arc::new(DirectoryStore::open(Arc::clone(&disk), random.clone())?);
+    let store = Arc::new(DirectoryStore::new(Arc::clone(&disk), random.clone()));
     let clock = Arc::new(ManualClock::new(1_700_000_000_000));
     let parts = Parts { disk, store, clock, random };
     let options = Options { segment_bytes, driver, ..Options::new("the fault tests") };

@@ -71,6 +71,7 @@ pub fn scripts() -> Vec<Script> {
         story("open after reordered sectors", torn(Survival::Reordered)),
         rolling("open after a lost name", lost_name()),
         story("conditional appends", conditional()),
+        story("opened again and again", opened_again()),
         story("large proposals", vec![append(0), append_padded(1, 30_000), append_padded(2, 200_000), append(3)]),
         rolling("a proposal larger than a segment", vec![append(0), append_padded(1, 40_000), append(2)]),
         story("repeated push ids", repeated()),
@@ -205,6 +206,13 @@ fn lost_name() -> Vec<Step> {
     let mut steps: Vec<Step> = (0..7).map(|number| append_padded(number, 900)).collect();
     steps.push(Step::PowerLoss(Survival::LostEntry, 2));
     steps.extend((7..12).map(|number| append_padded(number, 900)));
+    steps
+}
+
+/// What one process could not make durable is met by the next ones, which rely on it.
+fn opened_again() -> Vec<Step> {
+    let mut steps = vec![Step::Restart, append(0), Step::Restart, pack(1, 1, 300), Step::Restart, pack(1, 1, 300)];
+    steps.extend([append(1), pack(2, 1, 300), Step::Restart, append(2)]);
     steps
 }
 

@@ -124,6 +124,7 @@ impl CrashPoint {
                 }
             }
             Change::DropUnsynced { file } => self.pending.retain(|pending| pending.file_data() != Some(*file)),
+            Change::DropNames { path } => self.drop_names(path),
             Change::SyncDirectory { path } => self.sync_directory(path),
             _ => self.pending.push(change.clone()),
         }
@@ -146,6 +147,22 @@ impl CrashPoint {
             }
         }
         self.pending = still;
+    }
+
+    /// What is pending in `dir` never reaches the disk; the other half of a move between directories still may.
+    fn drop_names(&mut self, dir: &str) {
+        for pending in std::mem::take(&mut self.pending) {
+            match &pending {
+                Change::Rename { from, to, .. } if parent(from) != dir && parent(to) == dir => {
+                    self.pending.push(Change::Unlink { path: from.clone() });
+                }
+                Change::Rename { from, to, file } if parent(from) == dir && parent(to) != dir => {
+                    self.pending.push(Change::Link { path: to.clone(), file: *file });
+                }
+                _ if pending.names_in(dir) => {}
+                _ => self.pending.push(pending),
+            }
+        }
     }
 
     /// What a restart finds after a crash at this moment.
@@ -264,6 +281,7 @@ pub(super) enum Change {
     MakeDirectory { path: String },
     SyncFile { file: FileId },
     DropUnsynced { file: FileId },
+    DropNames { path: String },
     SyncDirectory { path: String },
 }
 
@@ -348,7 +366,10 @@ impl Tree {
             Change::MakeDirectory { path } => {
                 self.names.insert(path.clone(), Node::Directory);
             }
-            Change::SyncFile { .. } | Change::DropUnsynced { .. } | Change::SyncDirectory { .. } => {}
+            Change::SyncFile { .. }
+            | Change::DropUnsynced { .. }
+            | Change::DropNames { .. }
+            | Change::SyncDirectory { .. } => {}
         }
     }
 
