@@ -58,6 +58,16 @@ impl Admission {
     }
 }
 
+/// The place of a request, if its route needs one: held by the answer and by the work that outlives it.
+#[derive(Clone, Default)]
+pub struct HeldPlace(#[allow(dead_code, reason = "held, never looked at")] Option<Arc<Place>>);
+
+impl From<Option<Place>> for HeldPlace {
+    fn from(place: Option<Place>) -> HeldPlace {
+        HeldPlace(place.map(Arc::new))
+    }
+}
+
 /// A place among the requests that are worked on. Dropped: free.
 pub struct Place {
     _permit: OwnedSemaphorePermit,

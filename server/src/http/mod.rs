@@ -20,6 +20,8 @@ pub mod extract;
 pub mod health;
 pub mod heartbeat;
 pub mod intake;
+#[cfg(test)]
+mod interrupted_tests;
 pub mod limits;
 pub mod mwp;
 #[cfg(test)]

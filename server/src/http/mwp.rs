@@ -1,13 +1,13 @@
 //! The Muse Wire Protocol (MWP §5) and the blobs: one handler per endpoint.
 //!
 //! Invariants: who may is decided before a body is read, and again on the newest view after; every 2xx answer is one
-//! msgpack map (a blob excepted); work that changes something runs in a task of its own, so that a client that goes away
-//! leaves nothing half done.
+//! msgpack map (a blob excepted); work that changes something runs in a task of its own that keeps the request's place, so
+//! that a client that goes away leaves nothing half done and frees nothing that is still in use.
 
 use std::{future::Future, sync::Arc};
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body as HttpBody,
     extract::{Path, Query, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -23,7 +23,9 @@ use tracing::Instrument;
 
 use crate::{
     http::{
-        intake, range,
+        intake,
+        limits::HeldPlace,
+        range,
         wire::{encode, transcode},
     },
     hub::{
@@ -108,28 +110,27 @@ async fn presign(
 async fn push_objects(
     State(hub): State<Arc<Hub>>,
     caller: Caller,
+    Extension(place): Extension<HeldPlace>,
     Path((owner, slug)): Name,
     headers: HeaderMap,
     body: HttpBody,
 ) -> Answer {
     hub.writable(&caller, &owner, &slug, true).await?;
     let body = intake::take(&hub, &headers, body, hub.limits.objects_body_bytes_max).await?;
-    to_the_end(async move {
-        let (repo, view) = hub.writable(&caller, &owner, &slug, false).await?;
-        let received = hub.receive_objects(caller, repo, view, body).await?;
-        let mut out = map(2);
-        encode::text(&mut out, "stored");
-        encode::unsigned(&mut out, received.stored);
-        encode::text(&mut out, "skipped");
-        encode::unsigned(&mut out, received.skipped);
-        Ok(msgpack(out))
-    })
-    .await
+    let received = Arc::clone(&hub).receive_objects(caller, owner, slug, body);
+    let received = to_the_end(&hub, place, received).await?;
+    let mut out = map(2);
+    encode::text(&mut out, "stored");
+    encode::unsigned(&mut out, received.stored);
+    encode::text(&mut out, "skipped");
+    encode::unsigned(&mut out, received.skipped);
+    Ok(msgpack(out))
 }
 
 async fn push(
     State(hub): State<Arc<Hub>>,
     caller: Caller,
+    Extension(place): Extension<HeldPlace>,
     Path((owner, slug)): Name,
     headers: HeaderMap,
     body: HttpBody,
@@ -137,7 +138,7 @@ async fn push(
     hub.writable(&caller, &owner, &slug, true).await?;
     let key = idempotency_key(&headers)?;
     let body = intake::take(&hub, &headers, body, hub.limits.push_body_bytes_max).await?;
-    let answer = to_the_end(hub.push(caller, owner, slug, body, key)).await?;
+    let answer = to_the_end(&hub, place, Arc::clone(&hub).push(caller, owner, slug, body, key)).await?;
     let mut out = map(if answer.head.is_some() { 4 } else { 3 });
     encode::text(&mut out, "ok");
     encode::boolean(&mut out, answer.ok);
@@ -226,13 +227,19 @@ async fn list_releases(
 async fn publish_release(
     State(hub): State<Arc<Hub>>,
     caller: Caller,
+    Extension(place): Extension<HeldPlace>,
     Path((owner, slug)): Name,
     headers: HeaderMap,
     body: HttpBody,
 ) -> Answer {
-    let (repo, _) = hub.writable(&caller, &owner, &slug, false).await?;
+    hub.writable(&caller, &owner, &slug, false).await?;
     let body = intake::take(&hub, &headers, body, hub.limits.json_body_bytes_max).await?;
-    let id = to_the_end(async move { hub.publish_release(&caller, &repo, &body).await }).await?;
+    let job = Arc::clone(&hub);
+    let published = async move {
+        let (repo, _) = job.writable(&caller, &owner, &slug, false).await?;
+        job.publish_release(&caller, &repo, &body).await
+    };
+    let id = to_the_end(&hub, place, published).await?;
     let mut out = map(1);
     pair(&mut out, "release_id", &id);
     Ok(msgpack(out))
@@ -241,26 +248,33 @@ async fn publish_release(
 async fn retract_release(
     State(hub): State<Arc<Hub>>,
     caller: Caller,
+    Extension(place): Extension<HeldPlace>,
     Path((owner, slug, tag)): Path<(String, String, String)>,
 ) -> Answer {
     let (repo, _) = hub.writable(&caller, &owner, &slug, false).await?;
-    let retracted = tag.clone();
-    to_the_end(async move { hub.retract_release(&caller, &repo, &tag).await }).await?;
+    let (job, retracted) = (Arc::clone(&hub), tag.clone());
+    to_the_end(&hub, place, async move { job.retract_release(&caller, &repo, &retracted).await }).await?;
     let mut out = map(1);
-    pair(&mut out, "retracted", &retracted);
+    pair(&mut out, "retracted", &tag);
     Ok(msgpack(out))
 }
 
 async fn set_tags(
     State(hub): State<Arc<Hub>>,
     caller: Caller,
+    Extension(place): Extension<HeldPlace>,
     Path((owner, slug)): Name,
     headers: HeaderMap,
     body: HttpBody,
 ) -> Answer {
-    let (repo, _) = hub.writable(&caller, &owner, &slug, false).await?;
+    hub.writable(&caller, &owner, &slug, false).await?;
     let body = intake::take(&hub, &headers, body, hub.limits.json_body_bytes_max).await?;
-    let stored = to_the_end(async move { hub.set_tags(&caller, &repo, &body).await }).await?;
+    let job = Arc::clone(&hub);
+    let set = async move {
+        let (repo, _) = job.writable(&caller, &owner, &slug, false).await?;
+        job.set_tags(&caller, &repo, &body).await
+    };
+    let stored = to_the_end(&hub, place, set).await?;
     let mut out = map(1);
     encode::text(&mut out, "stored");
     encode::unsigned(&mut out, stored);
@@ -321,11 +335,20 @@ async fn asked(
     Ok((repo, view, body))
 }
 
-/// Runs `work` to its end even when the client goes away.
+/// Runs `work` to its end even when the client goes away; it keeps its place till then, and a shutdown waits for it.
 async fn to_the_end<T: Send + 'static>(
+    hub: &Hub,
+    place: HeldPlace,
     work: impl Future<Output = Result<T, HubError>> + Send + 'static,
 ) -> Result<T, HubError> {
-    let task = tokio::spawn(work.in_current_span());
+    let task = hub.tasks.spawn(
+        async move {
+            let done = work.await;
+            drop(place);
+            done
+        }
+        .in_current_span(),
+    );
     task.await.map_err(|error| HubError::Internal(format!("a task died: {error}")))?
 }
 

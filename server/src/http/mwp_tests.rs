@@ -29,21 +29,21 @@ use crate::{
     hub::{Caller, Hub, HubParts, Limits, Secret, repos::NewRepo},
 };
 
-struct Rig {
-    hub: Arc<Hub>,
-    router: Router,
-    store: Arc<MemoryStore>,
+pub(super) struct Rig {
+    pub(super) hub: Arc<Hub>,
+    pub(super) router: Router,
+    pub(super) store: Arc<MemoryStore>,
     _dir: tempfile::TempDir,
 }
 
-struct Reply {
-    status: StatusCode,
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
     headers: axum::http::HeaderMap,
     body: Result<Bytes, String>,
 }
 
 #[derive(Default)]
-struct Fetched {
+pub(super) struct Fetched {
     commits: BTreeMap<String, Value>,
     snapshots: BTreeMap<String, Value>,
     objects: BTreeMap<String, Vec<u8>>,
@@ -51,7 +51,7 @@ struct Fetched {
 }
 
 impl Rig {
-    async fn new(limits: Limits) -> Rig {
+    pub(super) async fn new(limits: Limits) -> Rig {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(MemoryStore::new());
         let spool_dir = dir.path().join("spool");
@@ -77,22 +77,22 @@ impl Rig {
         rig
     }
 
-    async fn send(&self, request: Request<HttpBody>) -> Reply {
+    pub(super) async fn send(&self, request: Request<HttpBody>) -> Reply {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map(|body| body.to_bytes()).map_err(|error| error.to_string());
         Reply { status: parts.status, headers: parts.headers, body }
     }
 
-    async fn get(&self, path: &str) -> Reply {
+    pub(super) async fn get(&self, path: &str) -> Reply {
         self.send(Request::get(path).body(HttpBody::empty()).unwrap()).await
     }
 
-    async fn post(&self, path: &str, body: Vec<u8>) -> Reply {
+    pub(super) async fn post(&self, path: &str, body: Vec<u8>) -> Reply {
         self.post_keyed(path, body, None).await
     }
 
-    async fn post_keyed(&self, path: &str, body: Vec<u8>, key: Option<&str>) -> Reply {
+    pub(super) async fn post_keyed(&self, path: &str, body: Vec<u8>, key: Option<&str>) -> Reply {
         let mut request = Request::post(path).header("content-type", "application/x-msgpack");
         request = request.header("authorization", "Bearer operator");
         if let Some(key) = key {
@@ -101,7 +101,7 @@ impl Rig {
         self.send(request.body(body.into()).unwrap()).await
     }
 
-    async fn push_all(&self, repo: &str, history: &History, branch: &str) -> Value {
+    pub(super) async fn push_all(&self, repo: &str, history: &History, branch: &str) -> Value {
         let reply = self.post(&format!("/alice/{repo}/push/objects"), history.objects_body()).await;
         assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
         let reply = self.post(&format!("/alice/{repo}/push"), history.push_body(branch, false)).await;
@@ -109,7 +109,7 @@ impl Rig {
         reply.map()
     }
 
-    async fn fetch(&self, repo: &str, want: &[&str], have: &[&str]) -> Reply {
+    pub(super) async fn fetch(&self, repo: &str, want: &[&str], have: &[&str]) -> Reply {
         let mut body = Vec::new();
         transcode::append(json!({"want": want, "have": have}).to_string().as_bytes(), &mut body).unwrap();
         self.post(&format!("/alice/{repo}/fetch"), body).await
@@ -117,11 +117,11 @@ impl Rig {
 }
 
 impl Reply {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(self.body.as_ref().unwrap()).into_owned()
     }
 
-    fn map(&self) -> Value {
+    pub(super) fn map(&self) -> Value {
         assert_eq!(self.headers["content-type"], "application/x-msgpack");
         let bytes = self.body.as_ref().unwrap();
         let mut decoder = Decoder::new(&bytes[..]);
@@ -130,7 +130,7 @@ impl Reply {
         map
     }
 
-    fn fetched(&self) -> Fetched {
+    pub(super) fn fetched(&self) -> Fetched {
         assert_eq!(self.status, StatusCode::OK, "{}", self.text());
         let bytes = self.body.as_ref().unwrap();
         assert_eq!(self.headers["content-length"].to_str().unwrap(), bytes.len().to_string());
@@ -174,15 +174,15 @@ fn objects<S: Source>(decoder: &mut Decoder<S>, bytes: &[u8], into: &mut BTreeMa
 
 /// A local repository: what a client would send.
 #[derive(Default, Clone)]
-struct History {
-    objects: BTreeMap<String, Vec<u8>>,
-    snapshots: BTreeMap<String, Value>,
+pub(super) struct History {
+    pub(super) objects: BTreeMap<String, Vec<u8>>,
+    pub(super) snapshots: BTreeMap<String, Value>,
     /// Oldest first.
-    commits: Vec<Value>,
+    pub(super) commits: Vec<Value>,
 }
 
 impl History {
-    fn commit(&mut self, parents: &[&str], files: &[(&str, &[u8])], message: &str) -> String {
+    pub(super) fn commit(&mut self, parents: &[&str], files: &[(&str, &[u8])], message: &str) -> String {
         let mut manifest = BTreeMap::new();
         for (path, content) in files {
             self.objects.insert(sha(content), content.to_vec());
@@ -207,7 +207,7 @@ impl History {
         id
     }
 
-    fn objects_body(&self) -> Vec<u8> {
+    pub(super) fn objects_body(&self) -> Vec<u8> {
         let mut out = Vec::new();
         encode::map_header(&mut out, 1);
         encode::text(&mut out, "objects");
@@ -223,7 +223,7 @@ impl History {
         out
     }
 
-    fn push_body(&self, branch: &str, force: bool) -> Vec<u8> {
+    pub(super) fn push_body(&self, branch: &str, force: bool) -> Vec<u8> {
         let commits: Vec<&Value> = self.commits.iter().rev().collect();
         let snapshots: Vec<&Value> = self.snapshots.values().collect();
         let body = json!({
@@ -234,7 +234,7 @@ impl History {
         out
     }
 
-    fn check_complete(&self, fetched: &Fetched) {
+    pub(super) fn check_complete(&self, fetched: &Fetched) {
         for commit in &self.commits {
             assert_eq!(fetched.commits.get(commit["commit_id"].as_str().unwrap()), Some(commit));
         }
@@ -246,11 +246,11 @@ impl History {
     }
 }
 
-fn sha(bytes: &[u8]) -> String {
+pub(super) fn sha(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-fn two_commits() -> (History, String, String) {
+pub(super) fn two_commits() -> (History, String, String) {
     let mut history = History::default();
     let first = history.commit(&[], &[("a.txt", b"one"), ("empty", b""), ("big.bin", &[7; 5 << 20])], "first");
     let second = history.commit(&[&first], &[("a.txt", b"two"), ("empty", b""), ("big.bin", &[7; 5 << 20])], "second");

@@ -53,8 +53,15 @@ pub async fn run(listener: TcpListener, hub: Arc<Hub>, shutdown: impl Future<Out
     hub.begin_closing();
     closing.send_replace(true);
     connections.close();
-    if timeout(limits.shutdown_time_max, connections.wait()).await.is_err() {
-        tracing::warn!(connections = connections.len(), "requests were still running when the shutdown's time was up");
+    hub.tasks.close();
+    // The work of a client that went away was accepted all the same.
+    let ended = async {
+        connections.wait().await;
+        hub.tasks.wait().await;
+    };
+    if timeout(limits.shutdown_time_max, ended).await.is_err() {
+        let (connections, tasks) = (connections.len(), hub.tasks.len());
+        tracing::warn!(connections, tasks, "requests were still running when the shutdown's time was up");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Around every request: an id, a span, a place, metrics.
 //!
-//! Metric labels are route patterns, never paths: their number is bounded.
+//! Metric labels are route patterns and known methods, never what a client sent: their number is bounded.
 
 use std::{
     net::SocketAddr,
@@ -12,7 +12,7 @@ use std::{
 use axum::{
     body::Body,
     extract::{ConnectInfo, MatchedPath, Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::{
-    http::limits::{Admission, Place},
+    http::limits::{Admission, HeldPlace},
     hub::{Hub, HubError},
     telemetry,
 };
@@ -39,33 +39,44 @@ pub struct Tracked {
 }
 
 /// The middleware.
-pub async fn track(State(tracked): State<Tracked>, request: Request, next: Next) -> Response {
+pub async fn track(State(tracked): State<Tracked>, mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let id = request_id(&request, &tracked.hub);
     let path: String = request.uri().path().chars().take(PATH_CHARS_MAX).collect();
     let span = tracing::info_span!("request", id = %id, method = %request.method(), path = %path);
-    let started = Started::new(route, request.method().as_str().to_owned(), body_bytes(&request));
+    let started = Started::new(route, method_label(request.method()), body_bytes(&request));
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
     let admitted = admit(&tracked, peer, &started.route).await;
-    let (place, mut response) = match admitted {
-        Ok(place) => (place, next.run(request).instrument(span.clone()).await),
-        Err(error) => (None, span.in_scope(|| error.into_response())),
+    let (mut place, mut response) = match admitted {
+        Ok(place) => {
+            request.extensions_mut().insert(place.clone());
+            (place, next.run(request).instrument(span.clone()).await)
+        }
+        Err(error) => (HeldPlace::default(), span.in_scope(|| error.into_response())),
     };
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);
     }
     let status = response.status();
     if status.is_client_error() || status.is_server_error() {
+        // A refusal is small and complete: whoever was refused holds no place while his body is drained.
+        place = HeldPlace::default();
         span.in_scope(|| tracing::info!(status = status.as_u16(), route = started.route, "refused"));
     }
     response.map(|body| Body::new(Counted { body, bytes: 0, status, started, _place: place }))
 }
 
-async fn admit(tracked: &Tracked, peer: Option<SocketAddr>, route: &str) -> Result<Option<Place>, HubError> {
+async fn admit(tracked: &Tracked, peer: Option<SocketAddr>, route: &str) -> Result<HeldPlace, HubError> {
     if let Some(peer) = peer {
         tracked.admission.rate(peer.ip())?;
     }
-    tracked.admission.enter(route).await
+    Ok(tracked.admission.enter(route).await?.into())
+}
+
+/// The method for a metric label: any word is a method to HTTP.
+fn method_label(method: &Method) -> &'static str {
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    known.into_iter().find(|known| *known == method.as_str()).unwrap_or("other")
 }
 
 /// The client's request id when it is plain, else a random one.
@@ -89,13 +100,13 @@ fn body_bytes(request: &Request) -> u64 {
 /// A request that is being worked on; its metrics are written when its answer is gone.
 struct Started {
     route: String,
-    method: String,
+    method: &'static str,
     request_bytes: u64,
     at: Instant,
 }
 
 impl Started {
-    fn new(route: String, method: String, request_bytes: u64) -> Started {
+    fn new(route: String, method: &'static str, request_bytes: u64) -> Started {
         gauge!("reprise_http_requests_in_flight").increment(1.0);
         Started { route, method, request_bytes, at: Instant::now() }
     }
@@ -114,7 +125,7 @@ struct Counted {
     bytes: u64,
     status: StatusCode,
     started: Started,
-    _place: Option<Place>,
+    _place: HeldPlace,
 }
 
 impl hyper::body::Body for Counted {
@@ -142,9 +153,9 @@ impl hyper::body::Body for Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         let Started { route, method, request_bytes, at } = &self.started;
-        let labels = [("route", route.clone()), ("method", method.clone())];
+        let labels = [("route", route.clone()), ("method", (*method).to_owned())];
         let status = self.status.as_u16().to_string();
-        counter!("reprise_http_requests_total", "route" => route.clone(), "method" => method.clone(), "status" => status)
+        counter!("reprise_http_requests_total", "route" => route.clone(), "method" => *method, "status" => status)
             .increment(1);
         counter!("reprise_http_request_bytes_total", &labels).increment(*request_bytes);
         counter!("reprise_http_response_bytes_total", &labels).increment(self.bytes);

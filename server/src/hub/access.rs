@@ -1,11 +1,11 @@
 //! Who is asking, and what they may see and do.
 //!
 //! Invariants: a repository that the caller may not read is "not found", in the same words as one that does not exist;
-//! a token is looked up on every request, so that a revocation counts at once; a decision is made on a view that shows
-//! the repository's last event.
+//! a token is looked up on every request, and again whenever a right is decided (after a body that took long, say), so that
+//! a revocation counts at once; a decision is made on a view that shows the repository's last event.
 
 use reprise_engine::{
-    event::{Scope, TokenRecord, Visibility},
+    event::{Scope, TokenRecord},
     id::Position,
 };
 use reprise_projections::{RepoRow, View};
@@ -57,14 +57,15 @@ impl Hub {
     /// Errors: `NotFound` when there is none or it is not for these eyes; `Unavailable` when the index is > 5 s behind.
     pub async fn readable(&self, caller: &Caller, owner: &str, slug: &str) -> Result<(Repo, View), HubError> {
         let (row, view) = self.find_repo(owner, slug).await?;
+        self.still_valid(caller, &view)?;
         match row {
-            Some(row) if caller.may_read(&row) => Ok((Repo { scope: row.scope(), row }, view)),
-            _ => Err(no_such_repo(owner, slug)),
+            Some(row) if caller.may_read(&row) => Ok((Repo::of(row), view)),
+            _ => Err(self.not_found(owner, slug).await),
         }
     }
 
     /// The repository and a view that shows its last event, if the caller may push to it. With `create_on_push` and a
-    /// server that allows it, an unknown repository is created for its owner's write token.
+    /// server that allows it, an unknown repository is a new one for its owner's write token ([`Repo::is_new`]).
     ///
     /// Errors: `Unauthorized` without a token; `Forbidden` for those who may only read; `NotFound` for everyone else.
     pub async fn writable(
@@ -91,34 +92,36 @@ impl Hub {
         }
         let allowed = caller.allows(owner, slug, scope);
         let (row, view) = self.find_repo(owner, slug).await?;
+        self.still_valid(caller, &view)?;
         match (row, self.create_on_push) {
-            (Some(row), _) if allowed => Ok((Repo { scope: row.scope(), row }, view)),
+            (Some(row), _) if allowed => Ok((Repo::of(row), view)),
             (Some(row), _) if caller.may_read(&row) => {
                 Err(HubError::Forbidden(format!("this token may not {} {owner}/{slug}", verb(scope))))
             }
             (None, Some(visibility)) if allowed && create_on_push => {
-                self.create_for_push(caller, owner, slug, visibility).await
+                let record = self.record_of_new(NewRepo { visibility, ..NewRepo::named(owner, slug) })?;
+                let row = RepoRow { record, position: Position::ZERO };
+                Ok((Repo { is_new: true, ..Repo::of(row) }, view))
             }
-            _ => Err(no_such_repo(owner, slug)),
+            _ => Err(self.not_found(owner, slug).await),
         }
     }
 
-    async fn create_for_push(
-        &self,
-        caller: &Caller,
-        owner: &str,
-        slug: &str,
-        visibility: Visibility,
-    ) -> Result<(Repo, View), HubError> {
-        let new = NewRepo { visibility, ..NewRepo::named(owner, slug) };
-        match self.create_repo(caller, new).await {
-            // Another push of the same owner was first: that is the repository.
-            Ok(_) | Err(HubError::NotAppended(_)) => {}
-            Err(error) => return Err(error),
+    /// A token that was valid when the request began may have ended since.
+    fn still_valid(&self, caller: &Caller, view: &View) -> Result<(), HubError> {
+        match caller {
+            Caller::Anonymous | Caller::Operator => Ok(()),
+            Caller::Token(token) => self.valid_token(view, token.hash).map(drop),
         }
-        let (row, view) = self.find_repo(owner, slug).await?;
-        let row = row.ok_or_else(|| no_such_repo(owner, slug))?;
-        Ok((Repo { scope: row.scope(), row }, view))
+    }
+
+    /// "There is none", said no earlier for a repository that is hidden than for one that is not there: both are known
+    /// only once all that is durable is folded.
+    async fn not_found(&self, owner: &str, slug: &str) -> HubError {
+        match self.view_at(self.engine.durable().position).await {
+            Ok(_) => no_such_repo(owner, slug),
+            Err(error) => error,
+        }
     }
 
     /// The live repository of that name, whoever asks, and a view that shows its last event. Two point reads of hot rows,

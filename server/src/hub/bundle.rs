@@ -29,7 +29,7 @@ use crate::{
 pub struct Taken {
     /// Every commit of the bundle.
     pub lines: HashMap<ObjectId, Line>,
-    /// The first commit of the bundle.
+    /// The first commit of the bundle; without any, where the branch is.
     pub tip: ObjectId,
     /// Records that differ from what the repository has under the same id; they were left out.
     pub differing: Vec<ObjectId>,
@@ -114,9 +114,12 @@ impl<'a> Intake<'a> {
         })
     }
 
-    /// Verifies, packs, checks. The bundle has at least one commit.
-    pub fn run(mut self) -> Result<Taken, Refused> {
-        let tip = self.read_lines()?;
+    /// Verifies, packs, checks. `old`: where the branch is.
+    pub fn run(mut self, old: Option<ObjectId>) -> Result<Taken, Refused> {
+        let Some(tip) = self.read_lines()?.or(old) else {
+            let branch = &self.index.branch;
+            return Err(Refused::Rejected(format!("the push brings no commits: branch '{branch}' would have no head")));
+        };
         // The bundle is tip first: backwards, a commit's parent has just been seen and snapshots resemble their forerunner.
         for at in (0..self.index.commits.len()).rev() {
             let commit = self.read_commit(at)?;
@@ -132,8 +135,8 @@ impl<'a> Intake<'a> {
         Ok(Taken { lines: self.lines, tip, differing: self.differing })
     }
 
-    /// Verifies every commit and remembers its parents and snapshot; returns the tip.
-    fn read_lines(&mut self) -> Result<ObjectId, Refused> {
+    /// Verifies every commit and remembers its parents and snapshot; returns the tip, if there is one.
+    fn read_lines(&mut self) -> Result<Option<ObjectId>, Refused> {
         let mut tip = None;
         for at in 0..self.index.commits.len() {
             let commit = self.read_commit(at)?;
@@ -143,7 +146,7 @@ impl<'a> Intake<'a> {
                 return Err(HubError::Invalid(format!("commit {} stands twice in the bundle", commit.id)).into());
             }
         }
-        tip.ok_or_else(|| HubError::Invalid("the bundle has no commits".to_owned()).into())
+        Ok(tip)
     }
 
     fn read_commit(&self, at: usize) -> Result<Commit, Refused> {
@@ -312,7 +315,7 @@ impl<'a> Intake<'a> {
         if missing.is_empty() {
             return Ok(());
         }
-        let shown = missing.len().min(self.hub.limits.missing_listed_max).min(LISTED_MAX);
+        let shown = missing.len().min(self.hub.limits.missing_listed_max);
         let list: Vec<String> = missing[..shown].iter().map(ToString::to_string).collect();
         Err(Refused::Rejected(format!(
             "{} objects named by the pushed snapshots are neither sent nor here: push again (if it stays, remove the folder \
@@ -323,6 +326,3 @@ impl<'a> Intake<'a> {
         )))
     }
 }
-
-/// Missing objects that one refusal lists.
-const LISTED_MAX: usize = 20;

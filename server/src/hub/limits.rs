@@ -111,7 +111,7 @@ impl Default for Limits {
             negotiate_ids_max: 4_096,
             walk_commits_max: 2_000_000,
             plan_objects_max: 4_000_000,
-            missing_listed_max: 100,
+            missing_listed_max: 20,
             refs_per_repo_max: 100_000,
             tags_per_request_max: 10_000,
             changelog_entries_max: 5_000,

@@ -15,12 +15,16 @@ use std::{
 
 use reprise_engine::{
     clock::random16,
-    engine::{Engine, OpenReport, Outcome, Proposal},
-    event::Visibility,
+    engine::{Condition, Engine, OpenReport, Outcome, Proposal},
+    event::{EventBody, Visibility},
     id::{Position, PushId},
 };
 use reprise_projections::{Projections, RepoRow, RepoScope, View};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
+use tokio_util::task::TaskTracker;
 
 use crate::http::health::Advance;
 
@@ -73,7 +77,9 @@ pub struct Hub {
     pub(crate) advance: Advance,
     closing: AtomicBool,
     blocking_jobs: Arc<Semaphore>,
-    push_turns: push::PushTurns,
+    pub(crate) push_turns: push::PushTurns,
+    /// Work that goes on when its client is gone; a shutdown waits for it.
+    pub(crate) tasks: TaskTracker,
 }
 
 /// What a hub is made of.
@@ -99,6 +105,29 @@ pub struct Repo {
     pub row: RepoRow,
     /// The right to read its rows and bytes.
     pub scope: RepoScope,
+    /// It is not in the log yet: the first proposal about it creates it.
+    pub is_new: bool,
+}
+
+impl Repo {
+    /// A repository that is there.
+    pub(crate) fn of(row: RepoRow) -> Repo {
+        Repo { scope: row.scope(), row, is_new: false }
+    }
+
+    /// What must hold for a proposal about it.
+    pub(crate) fn is_there(&self) -> Condition {
+        let record = &self.row.record;
+        match self.is_new {
+            true => Condition::NameFree { owner: record.owner.clone(), slug: record.slug.clone() },
+            false => Condition::RepoLive(record.repo),
+        }
+    }
+
+    /// The event that a new one begins with.
+    pub(crate) fn creation(&self) -> Option<EventBody> {
+        self.is_new.then(|| EventBody::RepoCreated(self.row.record.clone()))
+    }
 }
 
 /// What was appended.
@@ -129,6 +158,7 @@ impl Hub {
             closing: AtomicBool::new(false),
             blocking_jobs,
             push_turns: push::PushTurns::default(),
+            tasks: TaskTracker::new(),
         }
     }
 
@@ -164,10 +194,14 @@ impl Hub {
         T: Send + 'static,
         F: FnOnce() -> Result<T, HubError> + Send + 'static,
     {
-        let permit = Arc::clone(&self.blocking_jobs)
-            .acquire_owned()
-            .await
-            .map_err(|_| HubError::Unavailable("the server is shutting down".to_owned()))?;
+        let permit = timeout(self.limits.waiting_time_max, Arc::clone(&self.blocking_jobs).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else {
+            return Err(HubError::Unavailable(format!(
+                "{} jobs are being worked on, which is the limit, and none ended within {} s: try again shortly",
+                self.limits.blocking_jobs_max,
+                self.limits.waiting_time_max.as_secs()
+            )));
+        };
         let done = tokio::task::spawn_blocking(move || {
             let result = job();
             drop(permit);

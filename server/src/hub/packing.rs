@@ -2,7 +2,7 @@
 //!
 //! Invariants: every object's event row comes from a pack that is durable before the event is proposed; one objects event
 //! per pack, and none larger than a frame; packs of a request that was refused or never proposed are removed, those whose
-//! proposal may stand in the log never are.
+//! proposal may stand in the log never are, whoever goes away while it is decided.
 
 use std::sync::Arc;
 
@@ -50,8 +50,14 @@ struct Finished {
     facts: Facts,
 }
 
-/// Durable packs that no event names yet. Dropped without [`StoredPacks::keep`], they are removed from the store.
+/// Durable packs that no event names yet. Dropped, they are removed from the store.
 pub struct StoredPacks {
+    store: Arc<dyn ObjectStore>,
+    keys: Vec<StoreKey>,
+}
+
+/// Packs that an event was proposed for. Dropped, they stay: an event may name them.
+pub struct ProposedPacks {
     store: Arc<dyn ObjectStore>,
     keys: Vec<StoreKey>,
 }
@@ -181,9 +187,16 @@ impl Finished {
 }
 
 impl StoredPacks {
-    /// From now on an event may name them.
-    pub fn keep(mut self) {
-        self.keys.clear();
+    /// To be called before an event that names them is proposed.
+    pub fn proposed(mut self) -> ProposedPacks {
+        ProposedPacks { store: Arc::clone(&self.store), keys: std::mem::take(&mut self.keys) }
+    }
+}
+
+impl ProposedPacks {
+    /// No event names them, and none will: they are removed. Blocking.
+    pub fn remove(self) {
+        drop(StoredPacks { store: self.store, keys: self.keys });
     }
 }
 

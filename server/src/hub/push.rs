@@ -46,12 +46,22 @@ pub struct PushAnswer {
 #[derive(Default)]
 pub struct PushTurns(Mutex<BTreeMap<RepoId, Weak<tokio::sync::Mutex<()>>>>);
 
+/// What a push is known by, whichever repository it meets.
+struct Ident {
+    /// The client's `Idempotency-Key`: the log may know it already.
+    chosen: Option<String>,
+    /// Without one.
+    random: PushId,
+    /// Hash of the body.
+    body: [u8; 32],
+}
+
 /// A push id and what it stands for.
 #[derive(Clone, Copy)]
 struct Key {
     push: PushId,
     fingerprint: u64,
-    /// True if the client chose it: the log may know it already.
+    /// True if the client chose it.
     chosen: bool,
 }
 
@@ -76,16 +86,12 @@ impl Hub {
         let (repo, _) = self.writable(&caller, &owner, &slug, true).await?;
         let turn = self.push_turns.of(repo.row.record.repo);
         let _turn = turn.lock().await;
-        let hub = Arc::clone(&self);
-        let (actor, repo_id, keyed) = (caller.actor(), repo.row.record.repo, body.clone());
-        let (key, index) = self
-            .blocking(move || {
-                let key = hub.key(&actor, repo_id, &keyed, idempotency_key.as_deref())?;
-                Ok((key, Arc::new(hub.index_push(&keyed)?)))
-            })
-            .await?;
+        let (hub, read) = (Arc::clone(&self), body.clone());
+        let (digest, index) =
+            self.blocking(move || Ok((read.digest().map_err(spool_error)?, Arc::new(hub.index_push(&read)?)))).await?;
+        let ident = Ident { chosen: idempotency_key, random: self.random_push_id()?, body: digest };
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(answer) = self.attempt(&caller, (&owner, &slug), &body, &index, key).await? {
+            if let Some(answer) = self.attempt(&caller, (&owner, &slug), &body, &index, &ident).await? {
                 return Ok(answer);
             }
         }
@@ -101,21 +107,28 @@ impl Hub {
         (owner, slug): (&str, &str),
         body: &Body,
         index: &Arc<PushIndex>,
-        key: Key,
+        ident: &Ident,
     ) -> Result<Option<PushAnswer>, HubError> {
-        let (repo, view) = self.writable(caller, owner, slug, false).await?;
-        let (hub, body, index) = (Arc::clone(self), body.clone(), Arc::clone(index));
-        let repo_id = repo.row.record.repo;
+        let (repo, view) = self.writable(caller, owner, slug, true).await?;
+        let (hub, body, index, branch) = (Arc::clone(self), body.clone(), Arc::clone(index), &index.branch);
+        let (actor, repo_id) = (caller.actor(), repo.row.record.repo);
+        let key = ident.key(&actor, repo_id);
         let decided = self.blocking(move || hub.decide(&repo, &view, &body, &index, key.push)).await;
-        let actor = caller.actor();
         let ready = match decided {
             Ok(Ok(ready)) => ready,
-            Ok(Err(refusal)) => return self.first_answer_or(key, actor, repo_id, Ok(Some(refusal))).await,
-            Err(error) => return self.first_answer_or(key, actor, repo_id, Err(error)).await,
+            refused if !key.chosen => return refused.map(|refusal| refusal.err()),
+            // It is refused now, but may have been accepted before: then that answer holds.
+            refused => {
+                return match self.was_accepted(key, actor, repo_id).await? {
+                    true => self.accepted_before(caller, (owner, slug), branch).await.map(Some),
+                    false => refused.map(|refusal| refusal.err()),
+                };
+            }
         };
         let Ready { conditions, events, stored, answer } = ready;
         let proposal = Proposal { push: key.push, fingerprint: key.fingerprint, actor, conditions, events };
         match self.append_packs(proposal, stored).await {
+            Ok(appended) if appended.repeated => self.accepted_before(caller, (owner, slug), branch).await.map(Some),
             Ok(_) => Ok(Some(answer)),
             Err(HubError::NotAppended(Reason::Condition(Condition::RepoLive(_)))) => {
                 Err(HubError::NotFound("the repository was deleted while the push was under way".to_owned()))
@@ -128,17 +141,8 @@ impl Hub {
         }
     }
 
-    /// A push with a key of the client that is refused now may have been accepted before: then its first answer holds.
-    async fn first_answer_or(
-        &self,
-        key: Key,
-        actor: String,
-        repo: RepoId,
-        refused: Result<Option<PushAnswer>, HubError>,
-    ) -> Result<Option<PushAnswer>, HubError> {
-        if !key.chosen {
-            return refused;
-        }
+    /// Whether the log has a push of this key. An error: that is not known now, and any answer would be a guess.
+    async fn was_accepted(&self, key: Key, actor: String, repo: RepoId) -> Result<bool, HubError> {
         // A proposal that cannot hold: the log answers with the push's first outcome, or refuses the condition.
         let update = RefUpdate { name: NEVER.to_owned(), old: None, new: None, forced: false };
         let head = Some(ObjectId([0; 32]));
@@ -150,31 +154,23 @@ impl Hub {
             events: vec![EventBody::RefsUpdated(RefsUpdated { repo, updates: vec![update] })],
         };
         match self.append(question).await {
-            Ok(_) => {
-                let message = "this push was accepted before".to_owned();
-                Ok(Some(PushAnswer { ok: true, message, heads: BTreeMap::new(), head: None }))
-            }
-            Err(error @ HubError::NotAppended(Reason::PushIdReused)) => Err(error),
-            Err(_) => refused,
+            Ok(_) => Ok(true),
+            Err(HubError::NotAppended(Reason::Condition(_))) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
-    /// The push id: the key itself if it is a UUID (an answer "unknown" names one to repeat with), else derived from actor,
-    /// repository and key, else random. The fingerprint covers actor, repository and body, so that nobody else's repeat
-    /// and no other body passes for this push.
-    fn key(&self, actor: &str, repo: RepoId, body: &Body, chosen: Option<&str>) -> Result<Key, HubError> {
-        let push = match chosen.map(|text| (text, text.parse::<PushId>())) {
-            None => self.random_push_id()?,
-            Some((_, Ok(push))) => push,
-            Some((text, Err(_))) => {
-                let hash = hash_parts(&[actor.as_bytes(), &repo.0, text.as_bytes()]);
-                PushId::from_random(std::array::from_fn(|at| hash[at]))
-            }
-        };
-        let digest = body.digest().map_err(spool_error)?;
-        let hash = hash_parts(&[actor.as_bytes(), &repo.0, &digest]);
-        let fingerprint = u64::from_be_bytes(std::array::from_fn(|at| hash[at]));
-        Ok(Key { push, fingerprint, chosen: chosen.is_some() })
+    /// The answer to a repeat: where the branches are now, which is where the push left them unless somebody went on.
+    async fn accepted_before(
+        &self,
+        caller: &Caller,
+        (owner, slug): (&str, &str),
+        branch: &str,
+    ) -> Result<PushAnswer, HubError> {
+        let (repo, view) = self.writable(caller, owner, slug, false).await?;
+        let refs = self.read(move || Ok(view.refs(repo.scope)?)).await?;
+        let head = refs.iter().find(|row| row.name == branch).map(|row| row.head);
+        Ok(answer(true, "this push was accepted before".to_owned(), &refs, head))
     }
 
     fn index_push(&self, body: &Body) -> Result<PushIndex, HubError> {
@@ -199,17 +195,11 @@ impl Hub {
             return refused(text);
         }
         let mut packing = Packing::new(self, repo.row.record.repo, push);
-        let taken = match (index.commits.is_empty(), old) {
-            // No commits name no head: an existing branch stays where it is, a new one would have none.
-            (true, Some(tip)) => Taken { lines: Default::default(), tip, differing: Vec::new() },
-            (true, None) => {
-                return refused(format!("the push brings no commits: branch '{}' would have no head", index.branch));
-            }
-            (false, _) => match Intake::new(self, (repo, view), (body, index), &mut packing).and_then(Intake::run) {
-                Ok(taken) => taken,
-                Err(Refused::Rejected(text)) => return refused(text),
-                Err(Refused::Error(error)) => return Err(error),
-            },
+        let intake = Intake::new(self, (repo, view), (body, index), &mut packing);
+        let taken = match intake.and_then(|intake| intake.run(old)) {
+            Ok(taken) => taken,
+            Err(Refused::Rejected(text)) => return refused(text),
+            Err(Refused::Error(error)) => return Err(error),
         };
         let forward = self.is_fast_forward(repo, view, &taken, old)?;
         if !forward && !index.force {
@@ -271,6 +261,25 @@ impl Hub {
     }
 }
 
+impl Ident {
+    /// The push id in one repository: the key itself if it is a UUID (an answer "unknown" names one to repeat with), else
+    /// derived from actor, repository and key, else random. The fingerprint covers actor, repository and body, so that
+    /// nobody else's repeat and no other body passes for this push.
+    fn key(&self, actor: &str, repo: RepoId) -> Key {
+        let push = match self.chosen.as_deref().map(|text| (text, text.parse::<PushId>())) {
+            None => self.random,
+            Some((_, Ok(push))) => push,
+            Some((text, Err(_))) => {
+                let hash = hash_parts(&[actor.as_bytes(), &repo.0, text.as_bytes()]);
+                PushId::from_random(std::array::from_fn(|at| hash[at]))
+            }
+        };
+        let hash = hash_parts(&[actor.as_bytes(), &repo.0, &self.body]);
+        let fingerprint = u64::from_be_bytes(std::array::from_fn(|at| hash[at]));
+        Key { push, fingerprint, chosen: self.chosen.is_some() }
+    }
+}
+
 struct Move<'a> {
     branch: &'a str,
     old: Option<ObjectId>,
@@ -285,8 +294,13 @@ impl Move<'_> {
         let name = self.branch.to_owned();
         let update = RefUpdate { name: name.clone(), old: self.old, new: Some(self.new), forced: self.forced };
         events.push(EventBody::RefsUpdated(RefsUpdated { repo: id, updates: vec![update] }));
+        if repo.is_new {
+            let record = RepoRecord { default_branch: name, ..repo.row.record.clone() };
+            events.insert(0, EventBody::RepoCreated(record));
+            return vec![repo.is_there()];
+        }
         let mut conditions = vec![
-            Condition::RepoLive(id),
+            repo.is_there(),
             Condition::RefIs { repo: id, name: name.clone(), head: self.old },
             Condition::NoRecordsSince(id, view.checkpoint().position),
         ];
@@ -301,7 +315,7 @@ impl Move<'_> {
 
 impl PushTurns {
     /// The lock of one repository.
-    fn of(&self, repo: RepoId) -> Arc<tokio::sync::Mutex<()>> {
+    pub(crate) fn of(&self, repo: RepoId) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(turn) = turns.get(&repo).and_then(Weak::upgrade) {
             return turn;

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use reprise_engine::{
-    engine::{Condition, Proposal},
+    engine::{Condition, Proposal, Reason},
     event::EventBody,
     id::{Kind, ObjectId, PushId},
     planted::{self, PlantedBug},
@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     http::wire::requests::{self, ObjectSpan, PushCaps},
     hub::{
-        Caller, Hub, HubError, Repo,
+        Appended, Caller, Hub, HubError, Repo,
         body::Body,
         packing::{Packing, StoredPacks, spool_error},
     },
@@ -38,36 +38,52 @@ impl Hub {
     pub async fn receive_objects(
         self: Arc<Self>,
         caller: Caller,
-        repo: Repo,
-        view: View,
+        owner: String,
+        slug: String,
         body: Body,
     ) -> Result<Received, HubError> {
-        let push = self.random_push_id()?;
-        let (hub, repo_id) = (Arc::clone(&self), repo.row.record.repo);
-        let (received, events, stored) = self.blocking(move || hub.pack_objects(&repo, &view, &body, push)).await?;
-        if events.is_empty() {
-            return Ok(received);
+        for _ in 0..ATTEMPTS_MAX {
+            let (repo, view) = self.writable(&caller, &owner, &slug, true).await?;
+            let push = self.random_push_id()?;
+            let conditions = vec![repo.is_there()];
+            let created = repo.creation();
+            let (hub, body) = (Arc::clone(&self), body.clone());
+            let (received, mut events, stored) =
+                self.blocking(move || hub.pack_objects(&repo, &view, &body, push)).await?;
+            if events.is_empty() {
+                return Ok(received);
+            }
+            events.splice(0..0, created);
+            let proposal = Proposal { push, fingerprint: 0, actor: caller.actor(), conditions, events };
+            match self.append_packs(proposal, stored).await {
+                // Another upload of the same owner created it first.
+                Err(HubError::NotAppended(Reason::Condition(Condition::NameFree { .. }))) => {}
+                appended => return appended.map(|_| received),
+            }
         }
-        let conditions = vec![Condition::RepoLive(repo_id)];
-        self.append_packs(Proposal { push, fingerprint: 0, actor: caller.actor(), conditions, events }, stored).await?;
-        Ok(received)
+        Err(HubError::Unavailable(format!("{owner}/{slug} was created and deleted meanwhile: send the objects again")))
     }
 
-    /// Appends events that name `stored`; the packs are removed again when the log refuses.
-    pub(crate) async fn append_packs(&self, proposal: Proposal, stored: StoredPacks) -> Result<bool, HubError> {
-        match self.append(proposal).await {
+    /// Appends events that name `stored`. The packs are removed again only when the log says that it does not name them:
+    /// whoever goes away before that leaves them.
+    pub(crate) async fn append_packs(&self, proposal: Proposal, stored: StoredPacks) -> Result<Appended, HubError> {
+        let proposed = stored.proposed();
+        let appended = self.append(proposal).await;
+        let unnamed = match &appended {
             // The log names the packs of the first attempt; these are not them.
-            Ok(appended) if appended.repeated => Ok(true),
-            Ok(_) => {
-                stored.keep();
-                Ok(false)
-            }
-            Err(error @ HubError::NotAppended(_)) => Err(error),
-            Err(error) => {
-                stored.keep();
-                Err(error)
+            Ok(appended) => appended.repeated,
+            Err(error) => matches!(error, HubError::NotAppended(_)),
+        };
+        if unnamed {
+            let removed = self.read(move || {
+                proposed.remove();
+                Ok(())
+            });
+            if let Err(error) = removed.await {
+                tracing::warn!(%error, "the packs of a refused push stay");
             }
         }
+        appended
     }
 
     fn pack_objects(
@@ -97,6 +113,9 @@ impl Hub {
         }
     }
 }
+
+/// Tries of one upload to a repository that is not there yet: each lost one means that another created it.
+const ATTEMPTS_MAX: usize = 4;
 
 /// Packs those of `objects` that the repository does not have; checks all of them. Returns how many were packed.
 pub(crate) fn pack_missing(

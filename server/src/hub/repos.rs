@@ -58,13 +58,21 @@ impl Hub {
     ///
     /// Errors: `Invalid` for a name outside the grammar; `NotAppended` when the name is taken.
     pub(crate) async fn create_repo(&self, caller: &Caller, new: NewRepo) -> Result<RepoRecord, HubError> {
+        let record = self.record_of_new(new)?;
+        let free = Condition::NameFree { owner: record.owner.clone(), slug: record.slug.clone() };
+        self.append_as(caller, vec![free], EventBody::RepoCreated(record.clone())).await?;
+        Ok(record)
+    }
+
+    /// The settings of a repository that is to be created, checked.
+    pub(crate) fn record_of_new(&self, new: NewRepo) -> Result<RepoRecord, HubError> {
         names::check_owner(&new.owner)?;
         names::check_slug(&new.slug)?;
         if OWNERS_RESERVED.contains(&new.owner.as_str()) {
             return Err(HubError::Invalid(format!("the owner name '{}' is reserved for the server", new.owner)));
         }
         check_settings(&new.domain, &new.default_branch)?;
-        let record = RepoRecord {
+        Ok(RepoRecord {
             repo: RepoId::from_random(random16(self.engine.random().as_ref())?),
             owner: new.owner,
             slug: new.slug,
@@ -72,10 +80,7 @@ impl Hub {
             default_branch: new.default_branch,
             visibility: new.visibility,
             created_ms: self.now_ms(),
-        };
-        let free = Condition::NameFree { owner: record.owner.clone(), slug: record.slug.clone() };
-        self.append_as(caller, vec![free], EventBody::RepoCreated(record.clone())).await?;
-        Ok(record)
+        })
     }
 
     /// Repositories that the caller may read, in name order after `after`, at most `limit`.

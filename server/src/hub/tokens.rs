@@ -9,7 +9,7 @@ use reprise_engine::{
     id::{TokenHash, TokenId},
     object::names,
 };
-use reprise_projections::view::TokenRow;
+use reprise_projections::{View, view::TokenRow};
 use sha2::{Digest, Sha256};
 
 use crate::hub::{Caller, Hub, HubError, Secret};
@@ -33,7 +33,11 @@ impl Hub {
         if self.operator.matches(secret.expose()) {
             return Ok(Caller::Operator);
         }
-        let (view, hash) = (self.projections.view(), hash_of(&secret));
+        self.valid_token(&self.projections.view(), hash_of(&secret)).map(Caller::Token)
+    }
+
+    /// The token with this hash, if it is valid now.
+    pub(crate) fn valid_token(&self, view: &View, hash: TokenHash) -> Result<TokenRecord, HubError> {
         let row = view.token(hash)?;
         let refused =
             |why: &str| Err(HubError::Unauthorized(format!("the token is {why}: muse auth login with another")));
@@ -41,7 +45,7 @@ impl Hub {
             None => refused("not known here"),
             Some(row) if row.revoked => refused("revoked"),
             Some(row) if self.is_over(&row.record) => refused("expired"),
-            Some(row) => Ok(Caller::Token(row.record)),
+            Some(row) => Ok(row.record),
         }
     }
 
