@@ -113,6 +113,21 @@ pub struct ReleaseRow {
     pub position: Position,
 }
 
+/// What a listing of releases decides by: their records may be large.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReleaseHead {
+    /// Its tag.
+    pub tag: String,
+    /// stable, beta, alpha, nightly.
+    pub channel: String,
+    /// Hidden from those who may not write.
+    pub is_draft: bool,
+    /// Bytes of its record.
+    pub record_bytes: u64,
+    /// The event that published it.
+    pub position: Position,
+}
+
 /// A token.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TokenRow {
@@ -253,8 +268,8 @@ impl View {
         models::tags::list(self.rows_of(scope)?, scope.0)
     }
 
-    /// All releases, newest first.
-    pub fn releases(&self, scope: RepoScope) -> Result<Vec<ReleaseRow>> {
+    /// All releases without their records, newest first.
+    pub fn releases(&self, scope: RepoScope) -> Result<Vec<ReleaseHead>> {
         models::releases::list(self.rows_of(scope)?, scope.0)
     }
 

@@ -10,7 +10,7 @@ use crate::{
     encoding::{RowReader, RowWriter},
     models::{Model, named_key},
     store::{RowSink, Snapshot, scan_prefix},
-    view::ReleaseRow,
+    view::{ReleaseHead, ReleaseRow},
 };
 
 /// Its name.
@@ -36,11 +36,12 @@ pub fn get(snapshot: &dyn Snapshot, repo: RepoId, tag: &str) -> Result<Option<Re
     row.map(|row| decode(tag.as_bytes(), &row)).transpose()
 }
 
-/// All releases of a repository, newest first.
-pub fn list(snapshot: &dyn Snapshot, repo: RepoId) -> Result<Vec<ReleaseRow>> {
+/// All releases of a repository without their records, newest first.
+pub fn list(snapshot: &dyn Snapshot, repo: RepoId) -> Result<Vec<ReleaseHead>> {
     let mut found = Vec::new();
     scan_prefix(snapshot, Model::Releases, &repo.0, &mut |key, row| {
-        found.push(decode(key.get(16..).unwrap_or_default(), row)?);
+        let ReleaseRow { tag, channel, is_draft, record, position } = decode(key.get(16..).unwrap_or_default(), row)?;
+        found.push(ReleaseHead { tag, channel, is_draft, record_bytes: record.len() as u64, position });
         Ok(std::ops::ControlFlow::Continue(()))
     })?;
     found.sort_by(|a, b| b.position.cmp(&a.position).then_with(|| a.tag.cmp(&b.tag)));

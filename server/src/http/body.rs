@@ -1,11 +1,10 @@
 //! A request's body on its way to a handler, and what is left of it afterwards.
 //!
-//! Invariants: a body that stands still for longer than the limit is an error, so that a silent client holds nothing for
-//! ever; what a handler leaves unread goes back to the connection, which drains it before it answers: a client that is
+//! Invariants: a body that stands still for longer than the limit, or comes too slowly, is an error, so that no client
+//! holds a place for ever; what a handler leaves unread goes back to the connection, which drains it before it answers: a client that is
 //! still sending when the connection closes reports a broken pipe instead of the answer.
 
 use std::{
-    future::Future,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,9 +18,9 @@ use axum::BoxError;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
-use crate::http::heartbeat::Pulse;
+use crate::http::{heartbeat::Pulse, patience::Patience};
 
 /// The body as handlers see it.
 pub struct RequestBody {
@@ -29,7 +28,7 @@ pub struct RequestBody {
     rest: Arc<Rest>,
     pulse: Arc<Pulse>,
     idle_max: Duration,
-    idle: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
 }
 
 /// Where an unread body goes.
@@ -41,26 +40,25 @@ pub struct Rest {
 }
 
 impl RequestBody {
-    /// Wraps `incoming`; `pulse` is told when it ends.
-    pub fn new(incoming: Incoming, pulse: Arc<Pulse>, idle_max: Duration) -> (RequestBody, Arc<Rest>) {
+    /// Wraps `incoming`; `pulse` is told when it ends; it may stand still for `idle_max` and must keep `rate_min` bytes per
+    /// second otherwise.
+    pub fn new(incoming: Incoming, pulse: Arc<Pulse>, idle_max: Duration, rate_min: u64) -> (RequestBody, Arc<Rest>) {
         let rest = Arc::new(Rest::default());
         if incoming.is_end_stream() {
             pulse.request_read();
         }
-        let body = RequestBody { incoming: Some(incoming), rest: Arc::clone(&rest), pulse, idle_max, idle: None };
+        let patience = Patience::new(idle_max, rate_min);
+        let body = RequestBody { incoming: Some(incoming), rest: Arc::clone(&rest), pulse, idle_max, patience };
         (body, rest)
     }
 
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, BoxError>> {
         let idle_max = self.idle_max;
-        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep(idle_max)));
-        match idle.as_mut().poll(context) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(()) => {
-                let text = format!("the request body stood still for {} s, which is the limit", idle_max.as_secs());
-                Poll::Ready(Err(text.into()))
-            }
-        }
+        self.patience.poll_over(context).map(|()| {
+            let text =
+                format!("the request body kept the server waiting for {} s, which is the limit", idle_max.as_secs());
+            Err(text.into())
+        })
     }
 }
 
@@ -76,7 +74,8 @@ impl Body for RequestBody {
         match frame {
             Poll::Pending => this.poll_idle(cx).map(Some),
             Poll::Ready(frame) => {
-                this.idle = None;
+                let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref().map(Bytes::len));
+                this.patience.moved(bytes.unwrap_or(0));
                 if frame.is_none() || this.incoming.as_ref().is_some_and(Body::is_end_stream) {
                     this.pulse.request_read();
                 }

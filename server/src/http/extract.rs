@@ -27,15 +27,20 @@ impl FromRequestParts<Arc<Hub>> for Caller {
     }
 }
 
-/// A JSON body; what does not decode is 400, what decodes to something else is 422, both in words.
+/// The JSON body of somebody; what does not decode is 400, what decodes to something else is 422, both in words. Without a
+/// token it is refused before a byte of it is read.
 pub struct JsonBody<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Hub>> for JsonBody<T> {
     type Rejection = HubError;
 
     async fn from_request(request: Request, hub: &Arc<Hub>) -> Result<JsonBody<T>, HubError> {
-        let max = usize::try_from(hub.limits.json_body_bytes_max).unwrap_or(usize::MAX);
-        let body = http_body_util::Limited::new(request.into_body(), max);
+        let (mut parts, body) = request.into_parts();
+        if let Caller::Anonymous = Caller::from_request_parts(&mut parts, hub).await? {
+            return Err(HubError::Unauthorized("a token is required".to_owned()));
+        }
+        let max = usize::try_from(hub.limits.admin_body_bytes_max).unwrap_or(usize::MAX);
+        let body = http_body_util::Limited::new(body, max);
         let bytes = match http_body_util::BodyExt::collect(body).await {
             Ok(collected) => collected.to_bytes(),
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {

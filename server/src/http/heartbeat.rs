@@ -22,6 +22,8 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+use crate::http::patience::Patience;
+
 /// What the connection is doing, shared by its service and its I/O.
 #[derive(Debug, Default)]
 pub struct Pulse(AtomicU8);
@@ -57,32 +59,30 @@ pub struct HeartbeatIo<Io> {
     timer: Option<Pin<Box<Sleep>>>,
     /// What is still to be written of an interim answer.
     interim: &'static [u8],
-    /// How long the other side may take no byte: an answer holds a place and memory until it is taken.
-    stall_max: Duration,
-    stall: Option<Pin<Box<Sleep>>>,
+    /// With a side that takes its answer slowly: an answer holds a place and memory until it is taken.
+    patience: Patience,
 }
 
 impl<Io: AsyncRead + AsyncWrite + Unpin> HeartbeatIo<Io> {
-    /// Wraps a stream; one interim answer per `period`; a write that stands still for `stall_max` is an error.
-    pub fn new(io: Io, pulse: Arc<Pulse>, period: Duration, stall_max: Duration) -> HeartbeatIo<Io> {
-        HeartbeatIo { io, pulse, period, timer: None, interim: &[], stall_max, stall: None }
+    /// Wraps a stream; one interim answer per `period`; a write that outlasts `patience` is an error.
+    pub fn new(io: Io, pulse: Arc<Pulse>, period: Duration, patience: Patience) -> HeartbeatIo<Io> {
+        HeartbeatIo { io, pulse, period, timer: None, interim: &[], patience }
     }
 
-    /// `wrote`, or an error once it has been pending for too long.
-    fn poll_stall(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if wrote.is_ready() {
-            self.stall = None;
-            return wrote;
+    /// `wrote`, or an error once patience is over.
+    fn poll_patience(&mut self, context: &mut Context<'_>, wrote: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(result) = wrote {
+            self.patience.moved(*result.as_ref().unwrap_or(&0));
+            return Poll::Ready(result);
         }
-        let stall_max = self.stall_max;
-        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(stall_max)));
-        ready!(stall.as_mut().poll(context));
+        ready!(self.patience.poll_over(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.interim.is_empty() {
-            let count = ready!(Pin::new(&mut self.io).poll_write(context, self.interim))?;
+            let wrote = Pin::new(&mut self.io).poll_write(context, self.interim);
+            let count = ready!(self.poll_patience(context, wrote))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -123,7 +123,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeartbeatIo<Io> {
         let this = self.get_mut();
         ready!(this.poll_interim(cx))?;
         let wrote = Pin::new(&mut this.io).poll_write(cx, bytes);
-        this.poll_stall(cx, wrote)
+        this.poll_patience(cx, wrote)
     }
 
     fn poll_write_vectored(
@@ -134,7 +134,7 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> AsyncWrite for HeartbeatIo<Io> {
         let this = self.get_mut();
         ready!(this.poll_interim(cx))?;
         let wrote = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
-        this.poll_stall(cx, wrote)
+        this.poll_patience(cx, wrote)
     }
 
     fn is_write_vectored(&self) -> bool {

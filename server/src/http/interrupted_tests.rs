@@ -305,3 +305,39 @@ async fn a_repeat_is_told_where_the_branch_is_now() {
     let repeated = rig.post_keyed("/alice/a/push", body, Some("k")).await.map();
     assert_eq!((&repeated["ok"], &repeated["remote_head"]), (&json!(true), &json!(third)), "{repeated}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_request_without_a_token_is_refused_before_its_body_is_read() {
+    let rig = Rig::new(Limits::default()).await;
+    for path in ["/api/v1/repos", "/api/v1/tokens"] {
+        let endless = HttpBody::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let anonymous = Request::post(path).header("content-type", "application/json").body(endless).unwrap();
+        assert_eq!(rig.send(anonymous).await.status, StatusCode::UNAUTHORIZED, "{path}");
+    }
+    let large = HttpBody::from(vec![b' '; 70_000]);
+    let reply = rig.send(request("/api/v1/repos", "operator", large)).await;
+    assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(reply.text().contains("65536"), "{}", reply.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_of_releases_that_the_client_could_not_take_is_413_and_a_large_release_too() {
+    let rig = Rig::new(Limits { response_bytes_max: 5_000, release_bytes_max: 4_000, ..Limits::default() }).await;
+    let release = |tag: &str, bytes: usize| {
+        let mut out = Vec::new();
+        let record = json!({"tag": tag, "body": "x".repeat(bytes), "channel": "stable"});
+        transcode::append(record.to_string().as_bytes(), &mut out).unwrap();
+        out
+    };
+    let large = rig.post("/alice/a/releases", release("v0", 4_000)).await;
+    assert_eq!(large.status, StatusCode::PAYLOAD_TOO_LARGE);
+    assert!(large.text().contains("4000"), "{}", large.text());
+    for tag in ["v1", "v2"] {
+        assert_eq!(rig.post("/alice/a/releases", release(tag, 3_000)).await.status, StatusCode::OK);
+        let listed = rig.get("/alice/a/releases").await;
+        match tag {
+            "v1" => assert_eq!(listed.map()["releases"][0]["tag"], json!("v1")),
+            _ => assert!(listed.status == StatusCode::PAYLOAD_TOO_LARGE && listed.text().contains("5000")),
+        }
+    }
+}

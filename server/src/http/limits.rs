@@ -26,6 +26,8 @@ pub struct Admission {
     fetches: Gate,
     pushes: Gate,
     uploads: Gate,
+    questions: Gate,
+    objects: Gate,
     rates: Option<Rates>,
 }
 
@@ -37,6 +39,8 @@ impl Admission {
             fetches: gate("fetch", limits.fetches_max),
             pushes: gate("push", limits.pushes_max),
             uploads: gate("push/objects", limits.object_uploads_max),
+            questions: gate("index", limits.questions_max),
+            objects: gate("objects", limits.object_reads_max),
             rates: (limits.requests_per_second > 0).then(|| Rates::new(limits)),
         }
     }
@@ -47,6 +51,11 @@ impl Admission {
             "/{owner}/{slug}/fetch" => &self.fetches,
             "/{owner}/{slug}/push" => &self.pushes,
             "/{owner}/{slug}/push/objects" => &self.uploads,
+            "/{owner}/{slug}/filter-objects"
+            | "/{owner}/{slug}/presign"
+            | "/{owner}/{slug}/negotiate"
+            | "/{owner}/{slug}/releases" => &self.questions,
+            "/{owner}/{slug}/objects/{id}" => &self.objects,
             _ => return Ok(None),
         };
         gate.enter().await.map(Some)
@@ -155,16 +164,13 @@ impl Rates {
     }
 
     fn count(&self, client: IpAddr, now: Instant) -> Result<(), HubError> {
-        if client.to_canonical().is_loopback() && !self.loopback {
+        let client = network(client.to_canonical());
+        if client.is_loopback() && !self.loopback {
             return Ok(());
         }
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= CLIENTS_MAX && !clients.contains_key(&client) {
-            // Whoever is full again need not be remembered; if nobody is, forget all rather than grow.
-            clients.retain(|_, bucket| self.refilled(*bucket, now) < self.burst);
-            if clients.len() >= CLIENTS_MAX {
-                clients.clear();
-            }
+            self.forget_the_modest(&mut clients, now);
         }
         let bucket = clients.entry(client).or_insert(Bucket { left: self.burst, at: now });
         *bucket = Bucket { left: self.refilled(*bucket, now), at: now };
@@ -177,9 +183,25 @@ impl Rates {
         Err(HubError::Busy { retry_after, message })
     }
 
+    /// Makes room: whoever is full again need not be remembered, and then those who asked for least.
+    fn forget_the_modest(&self, clients: &mut HashMap<IpAddr, Bucket>, now: Instant) {
+        let mut left: Vec<f64> = clients.values().map(|bucket| self.refilled(*bucket, now)).collect();
+        left.sort_by(f64::total_cmp);
+        let median = left.get(left.len() / 2).copied().unwrap_or(self.burst);
+        clients.retain(|_, bucket| self.refilled(*bucket, now) < median.min(self.burst));
+    }
+
     fn refilled(&self, bucket: Bucket, now: Instant) -> f64 {
         let elapsed = now.saturating_duration_since(bucket.at).as_secs_f64();
         (bucket.left + elapsed * self.per_second).min(self.burst)
+    }
+}
+
+/// Who counts as one client: an IPv4 address, or an IPv6 network of 64 bits, whose owner has all addresses in it.
+fn network(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V6(ip) if !ip.is_loopback() => IpAddr::from((u128::from(ip) >> 64 << 64).to_be_bytes()),
+        client => client,
     }
 }
 
@@ -214,8 +236,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn light_routes_need_no_place() {
-        assert!(Admission::new(&limits()).enter("/{owner}/{slug}/refs").await.unwrap().is_none());
+    async fn heavy_routes_need_a_place_and_light_ones_do_not() {
+        let admission = Admission::new(&limits());
+        let heavy =
+            ["fetch", "push", "push/objects", "filter-objects", "presign", "negotiate", "releases", "objects/{id}"];
+        for (routes, needed) in [(&heavy[..], true), (&["refs", "tags"], false)] {
+            for route in routes {
+                let place = admission.enter(&format!("/{{owner}}/{{slug}}/{route}")).await.unwrap();
+                assert_eq!(place.is_some(), needed, "{route}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_waits_for_slow_clients_leaves_threads_for_the_others() {
+        let limits = Limits::default();
+        assert!(limits.fetches_max + limits.object_reads_max < limits.blocking_jobs_max);
+    }
+
+    #[test]
+    fn one_answer_of_the_largest_filter_is_one_that_the_stock_client_takes() {
+        let limits = Limits::default();
+        assert!((limits.filter_ids_max as u64) * 66 + 32 <= limits.response_bytes_max);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_addresses_of_one_ipv6_network_are_one_client_and_a_flood_of_them_forgets_nobody_who_asks_much() {
+        let admission = Admission::new(&limits());
+        let address = |network: u16, host: u16| IpAddr::from([0x2001, 0xdb8, 0, network, 0, 0, 0, host]);
+        for host in 0..3 {
+            admission.rate(address(0, host)).unwrap();
+        }
+        assert!(admission.rate(address(0, 9)).is_err());
+        for client in 0..u32::try_from(CLIENTS_MAX).unwrap() + 10 {
+            admission.rate(IpAddr::from(client.to_be_bytes().map(|byte| byte | 1))).unwrap_or_default();
+            admission.rate(IpAddr::from((0x0a00_0000 + client).to_be_bytes())).unwrap_or_default();
+        }
+        assert!(admission.rate(address(0, 10)).is_err(), "still the same second");
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,6 +26,7 @@ pub mod limits;
 pub mod mwp;
 #[cfg(test)]
 mod mwp_tests;
+pub mod patience;
 pub mod range;
 pub mod serve;
 pub mod track;

@@ -158,7 +158,7 @@ async fn negotiate(
     headers: HeaderMap,
     body: HttpBody,
 ) -> Answer {
-    let limit = hub.limits.ids_body_bytes_max;
+    let limit = hub.limits.negotiate_body_bytes_max;
     let (repo, view, body) = asked(&hub, &caller, (&owner, &slug), (headers, body, limit)).await?;
     let job = Arc::clone(&hub);
     hub.blocking(move || {

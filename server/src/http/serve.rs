@@ -23,6 +23,7 @@ use crate::{
         self,
         body::RequestBody,
         heartbeat::{HeartbeatIo, Pulse},
+        patience::Patience,
     },
     hub::{Hub, Limits},
 };
@@ -101,7 +102,8 @@ impl Connection {
         Io: AsyncRead + AsyncWrite + Unpin,
     {
         let pulse = Arc::new(Pulse::default());
-        let io = HeartbeatIo::new(stream, Arc::clone(&pulse), HEARTBEAT, self.limits.body_idle_max);
+        let patience = Patience::new(self.limits.body_idle_max, self.limits.transfer_rate_min);
+        let io = HeartbeatIo::new(stream, Arc::clone(&pulse), HEARTBEAT, patience);
         let builder = builder(&self.limits);
         let service = service_fn(|request| self.answer(request, &pulse));
         let mut connection = builder.serve_connection(TokioIo::new(io), service);
@@ -130,7 +132,8 @@ impl Connection {
         }
         let waits_for_continue = request.headers().contains_key(header::EXPECT);
         let (parts, incoming) = request.into_parts();
-        let (body, rest) = RequestBody::new(incoming, Arc::clone(pulse), self.limits.body_idle_max);
+        let Limits { body_idle_max, transfer_rate_min, .. } = *self.limits;
+        let (body, rest) = RequestBody::new(incoming, Arc::clone(pulse), body_idle_max, transfer_rate_min);
         let mut request = Request::from_parts(parts, Body::new(body));
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let response = match self.router.clone().oneshot(request).await {

@@ -141,6 +141,20 @@ async fn a_body_that_stands_still_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_that_comes_byte_by_byte_is_given_up() {
+    let (mut client, _closing) = connect();
+    let head = b"POST /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100\r\n\r\n";
+    client.write_all(head).await.unwrap();
+    for _ in 0..4 {
+        sleep(Limits::default().body_idle_max - Duration::from_secs(1)).await;
+        // It is read no more once the server has given up.
+        client.write_all(b"x").await.unwrap_or_default();
+    }
+    let answer = read_all(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_takes_nothing_of_its_answer_is_cut_off() {
     let (mut client, _closing) = connect();
     client.write_all(b"POST /large HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").await.unwrap();

@@ -5,14 +5,17 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
 use axum::{
     body::Body,
     extract::{ConnectInfo, MatchedPath, Request, State},
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -39,12 +42,14 @@ pub struct Tracked {
 }
 
 /// The middleware.
-pub async fn track(State(tracked): State<Tracked>, mut request: Request, next: Next) -> Response {
+pub async fn track(State(tracked): State<Tracked>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let id = request_id(&request, &tracked.hub);
     let path: String = request.uri().path().chars().take(PATH_CHARS_MAX).collect();
     let span = tracing::info_span!("request", id = %id, method = %request.method(), path = %path);
-    let started = Started::new(route, method_label(request.method()), body_bytes(&request));
+    let started = Started::new(route, method_label(request.method()));
+    let received = Arc::clone(&started.received);
+    let mut request = request.map(|body| Body::new(Counted { body, bytes: received, _answered: None }));
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
     let admitted = admit(&tracked, peer, &started.route).await;
     let (mut place, mut response) = match admitted {
@@ -63,7 +68,9 @@ pub async fn track(State(tracked): State<Tracked>, mut request: Request, next: N
         place = HeldPlace::default();
         span.in_scope(|| tracing::info!(status = status.as_u16(), route = started.route, "refused"));
     }
-    response.map(|body| Body::new(Counted { body, bytes: 0, status, started, _place: place }))
+    let sent = Arc::<AtomicU64>::default();
+    let answered = Answered { status, started, sent: Arc::clone(&sent), _place: place };
+    response.map(|body| Body::new(Counted { body, bytes: sent, _answered: Some(answered) }))
 }
 
 async fn admit(tracked: &Tracked, peer: Option<SocketAddr>, route: &str) -> Result<HeldPlace, HubError> {
@@ -92,23 +99,19 @@ fn request_id(request: &Request, hub: &Hub) -> String {
     }
 }
 
-fn body_bytes(request: &Request) -> u64 {
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    length.and_then(|text| text.parse().ok()).unwrap_or(0)
-}
-
 /// A request that is being worked on; its metrics are written when its answer is gone.
 struct Started {
     route: String,
     method: &'static str,
-    request_bytes: u64,
+    /// Bytes of its body so far.
+    received: Arc<AtomicU64>,
     at: Instant,
 }
 
 impl Started {
-    fn new(route: String, method: &'static str, request_bytes: u64) -> Started {
+    fn new(route: String, method: &'static str) -> Started {
         gauge!("reprise_http_requests_in_flight").increment(1.0);
-        Started { route, method, request_bytes, at: Instant::now() }
+        Started { route, method, received: Arc::default(), at: Instant::now() }
     }
 }
 
@@ -119,13 +122,12 @@ impl Drop for Started {
     }
 }
 
-/// An answer's body: counts, and holds the request's place until the last byte.
+/// A body whose bytes are counted as they pass, whatever was announced.
 struct Counted {
     body: Body,
-    bytes: u64,
-    status: StatusCode,
-    started: Started,
-    _place: HeldPlace,
+    bytes: Arc<AtomicU64>,
+    /// Of an answer: dropped with it.
+    _answered: Option<Answered>,
 }
 
 impl hyper::body::Body for Counted {
@@ -136,7 +138,7 @@ impl hyper::body::Body for Counted {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &frame {
-            this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            this.bytes.fetch_add(frame.data_ref().map_or(0, |data| data.len() as u64), Ordering::Relaxed);
         }
         frame
     }
@@ -150,15 +152,23 @@ impl hyper::body::Body for Counted {
     }
 }
 
-impl Drop for Counted {
+/// What ends with an answer's last byte: the request's place, and its metrics are written.
+struct Answered {
+    status: StatusCode,
+    started: Started,
+    sent: Arc<AtomicU64>,
+    _place: HeldPlace,
+}
+
+impl Drop for Answered {
     fn drop(&mut self) {
-        let Started { route, method, request_bytes, at } = &self.started;
+        let Started { route, method, received, at } = &self.started;
         let labels = [("route", route.clone()), ("method", (*method).to_owned())];
         let status = self.status.as_u16().to_string();
         counter!("reprise_http_requests_total", "route" => route.clone(), "method" => *method, "status" => status)
             .increment(1);
-        counter!("reprise_http_request_bytes_total", &labels).increment(*request_bytes);
-        counter!("reprise_http_response_bytes_total", &labels).increment(self.bytes);
+        counter!("reprise_http_request_bytes_total", &labels).increment(received.load(Ordering::Relaxed));
+        counter!("reprise_http_response_bytes_total", &labels).increment(self.sent.load(Ordering::Relaxed));
         histogram!("reprise_http_request_seconds", &labels).record(at.elapsed().as_secs_f64());
         telemetry::keep_metrics_small();
     }

@@ -46,7 +46,9 @@ pub enum HubError {
     #[error("{0}")]
     Unavailable(String),
     /// It may or may not have happened (503 with the push id).
-    #[error("the outcome of push {0} is not known: repeat the request with Idempotency-Key: {0}")]
+    #[error(
+        "it is not known whether this was done: look before doing it again, or repeat a push with Idempotency-Key: {0}"
+    )]
     Unknown(PushId),
     /// The log's writer refused.
     #[error("{}", reason_text(.0))]

@@ -15,10 +15,14 @@ pub struct Limits {
     pub objects_body_bytes_max: u64,
     /// Bytes of a `push` body.
     pub push_body_bytes_max: u64,
-    /// Bytes of a body that is a list of ids (`filter-objects`, `fetch`, `negotiate`, `presign`).
+    /// Bytes of a body that is a list of ids (`filter-objects`, `fetch`, `presign`).
     pub ids_body_bytes_max: u64,
-    /// Bytes of a JSON body (releases, admin) or a `tags` body.
+    /// Bytes of a `negotiate` body.
+    pub negotiate_body_bytes_max: u64,
+    /// Bytes of a JSON body (releases) or a `tags` body.
     pub json_body_bytes_max: u64,
+    /// Bytes of a body of the admin API.
+    pub admin_body_bytes_max: u64,
     /// A body beyond this goes to the spool directory instead of memory.
     pub spool_threshold_bytes: u64,
     /// Objects in one `push/objects`.
@@ -55,6 +59,8 @@ pub struct Limits {
     pub tags_per_request_max: usize,
     /// Entries in a release's changelog.
     pub changelog_entries_max: usize,
+    /// Bytes of one release's record.
+    pub release_bytes_max: u64,
     /// Releases in one answer.
     pub releases_listed_max: usize,
     /// Bytes of a header block.
@@ -67,7 +73,11 @@ pub struct Limits {
     pub pushes_max: usize,
     /// `push/objects` requests worked on at a time.
     pub object_uploads_max: usize,
-    /// Requests waiting for each of the three above; beyond this the answer is 429 at once.
+    /// Requests that ask the index for much (`filter-objects`, `presign`, `negotiate`, releases) worked on at a time.
+    pub questions_max: usize,
+    /// `GET objects/{id}` requests worked on at a time.
+    pub object_reads_max: usize,
+    /// Requests waiting for each of the five above; beyond this the answer is 429 at once.
     pub waiting_max: usize,
     /// How long a request may wait for its turn before it is answered 503. Its body is not read meanwhile, and the stock
     /// client gives a body 60 s in all.
@@ -85,6 +95,9 @@ pub struct Limits {
     pub header_time_max: Duration,
     /// How long a request body may stand still, and how long a client may take no byte of its answer.
     pub body_idle_max: Duration,
+    /// Bytes per second, averaged, that a client must send of its body and take of its answer: each time it keeps the server
+    /// waiting counts against `body_idle_max`, and each byte makes good for its time at this rate.
+    pub transfer_rate_min: u64,
     /// How long a shutdown waits for accepted requests.
     pub shutdown_time_max: Duration,
 }
@@ -96,7 +109,9 @@ impl Default for Limits {
             objects_body_bytes_max: 4 << 30,
             push_body_bytes_max: 2 << 30,
             ids_body_bytes_max: 256 << 20,
+            negotiate_body_bytes_max: 1 << 20,
             json_body_bytes_max: 4 << 20,
+            admin_body_bytes_max: 64 << 10,
             spool_threshold_bytes: 2 << 20,
             objects_per_request_max: 10_000,
             blob_bytes_max: engine::BLOB_BYTES_MAX,
@@ -104,7 +119,7 @@ impl Default for Limits {
             snapshots_per_push_max: 200_000,
             snapshot_entries_max: engine::SNAPSHOT_ENTRIES_MAX,
             record_bytes_max: engine::RECORD_BYTES_MAX,
-            filter_ids_max: 2_000_000,
+            filter_ids_max: 1_000_000,
             presign_ids_max: 1_000_000,
             fetch_want_max: 65_536,
             fetch_have_max: 2_000_000,
@@ -115,12 +130,15 @@ impl Default for Limits {
             refs_per_repo_max: 100_000,
             tags_per_request_max: 10_000,
             changelog_entries_max: 5_000,
+            release_bytes_max: 1 << 20,
             releases_listed_max: 10_000,
             header_bytes_max: 64 << 10,
             blocking_jobs_max: 32,
             fetches_max: 16,
             pushes_max: 8,
             object_uploads_max: 16,
+            questions_max: 16,
+            object_reads_max: 8,
             waiting_max: 256,
             waiting_time_max: Duration::from_secs(20),
             connections_max: 4_096,
@@ -129,6 +147,7 @@ impl Default for Limits {
             rate_limit_loopback: false,
             header_time_max: Duration::from_secs(30),
             body_idle_max: Duration::from_secs(60),
+            transfer_rate_min: 16 << 10,
             shutdown_time_max: Duration::from_secs(30),
         }
     }

@@ -254,7 +254,7 @@ impl Hub {
             queue.extend(parents.into_iter().filter(|parent| seen.insert(*parent)));
             if seen.len() > self.limits.walk_commits_max {
                 let max = self.limits.walk_commits_max;
-                return Err(HubError::Invalid(format!("the fast-forward check passed its limit of {max} commits")));
+                return Err(HubError::TooLarge(format!("the fast-forward check passed its limit of {max} commits")));
             }
         }
         Ok(false)

@@ -45,12 +45,20 @@ impl Hub {
         record.insert("release_id".to_owned(), Value::String(id.clone()));
         // The client's own local id of the repository means nothing to others.
         record.insert("repo_id".to_owned(), Value::String(repo.row.record.repo.to_string()));
+        let (channel, is_draft) = (record.get("channel"), record.get("is_draft"));
+        let channel = channel.and_then(Value::as_str).unwrap_or("stable").to_owned();
+        let is_draft = is_draft.and_then(Value::as_bool).unwrap_or(false);
+        let record = json::to_canonical(&Value::Object(record))?;
+        let max = self.limits.release_bytes_max;
+        if record.len() as u64 > max {
+            return Err(HubError::TooLarge(format!("the release takes {} bytes; the limit is {max}", record.len())));
+        }
         let event = EventBody::ReleasePublished(ReleasePublished {
             repo: repo.row.record.repo,
             tag: tag.clone(),
-            channel: record.get("channel").and_then(Value::as_str).unwrap_or("stable").to_owned(),
-            is_draft: record.get("is_draft").and_then(Value::as_bool).unwrap_or(false),
-            record: json::to_canonical(&Value::Object(record))?,
+            channel,
+            is_draft,
+            record,
         });
         self.append_as(caller, conditions(repo, tag, false), event).await?;
         Ok(id)
@@ -74,10 +82,18 @@ impl Hub {
         let record = &repo.row.record;
         let drafts = query.drafts && caller.allows(&record.owner, &record.slug, Scope::Write);
         let channel = query.channel.as_deref().filter(|channel| CHANNELS.contains(channel));
-        let mut rows = view.releases(repo.scope)?;
-        rows.retain(|row| (drafts || !row.is_draft) && channel.is_none_or(|channel| row.channel == channel));
-        rows.truncate(self.limits.releases_listed_max);
-        Ok(rows)
+        let mut heads = view.releases(repo.scope)?;
+        heads.retain(|head| (drafts || !head.is_draft) && channel.is_none_or(|channel| head.channel == channel));
+        heads.truncate(self.limits.releases_listed_max);
+        let (bytes, max) = (heads.iter().map(|head| head.record_bytes).sum::<u64>(), self.limits.response_bytes_max);
+        if bytes > max {
+            return Err(HubError::TooLarge(format!(
+                "{} releases take {bytes} bytes, more than the limit of {max}: ask for one channel, or retract old ones",
+                heads.len()
+            )));
+        }
+        let rows = heads.into_iter().filter_map(|head| view.release(repo.scope, &head.tag).transpose());
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     fn check_changelog(&self, record: &Map<String, Value>) -> Result<(), HubError> {
