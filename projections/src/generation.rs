@@ -10,11 +10,15 @@ use reprise_engine::{Error, Result, disk::Disk};
 
 use crate::records;
 
-/// The name after all that exist.
-pub fn next_name(disk: &dyn Disk) -> Result<String> {
+/// The highest number of all that exist; 0 if there is none.
+pub fn last_number(disk: &dyn Disk) -> Result<u64> {
     let names = disk.list("")?;
-    let last = names.iter().filter_map(|name| number(name)).max().unwrap_or(0);
-    Ok(format!("{LIVE}{:06}", last + 1))
+    Ok(names.iter().filter_map(|name| number(name)).max().unwrap_or(0))
+}
+
+/// The name of generation `number`.
+pub fn name_of(number: u64) -> String {
+    format!("{LIVE}{number:06}")
 }
 
 /// True if there is a directory at `path`.
@@ -52,7 +56,8 @@ pub fn sweep(disk: &dyn Disk, root: &Path, live: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-fn number(name: &str) -> Option<u64> {
+/// The number in the name of a generation or of its records.
+pub fn number(name: &str) -> Option<u64> {
     let stem = name.split('.').next()?;
     stem.strip_prefix(LIVE).or_else(|| stem.strip_prefix(ASIDE))?.parse().ok()
 }

@@ -14,8 +14,10 @@ pub mod projections;
 pub mod projector;
 pub mod rebuild;
 pub mod records;
+mod shared;
 pub mod source;
 pub mod store;
+mod switch;
 pub mod view;
 
 pub use digest::Digest;

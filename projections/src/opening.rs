@@ -39,6 +39,8 @@ pub struct Home {
     pub root: PathBuf,
     /// What a store may take.
     pub memory: Memory,
+    /// The highest number that this process gave to a generation.
+    numbered: Arc<AtomicU64>,
 }
 
 /// A generation in use.
@@ -79,7 +81,7 @@ impl Home {
     pub fn new(root: PathBuf, memory: Memory) -> Result<Home> {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(root.clone()));
         disk.create_dir("")?;
-        Ok(Home { disk, root, memory })
+        Ok(Home { disk, root, memory, numbered: Arc::new(AtomicU64::new(0)) })
     }
 
     /// Opens what `CURRENT` names.
@@ -92,6 +94,7 @@ impl Home {
             let reason = if any { "there was no readable CURRENT" } else { "" };
             return self.unusable(None, reason);
         };
+        self.numbered.fetch_max(generation::number(&current.generation).unwrap_or(0), SeqCst);
         if died {
             let name = marker.map_or(String::new(), |marker| format!(" {}", marker.generation));
             return self.unusable(Some(&current), &format!("an earlier opening{name} did not come to its end"));
@@ -112,8 +115,14 @@ impl Home {
     }
 
     /// Starts a new generation beside whatever there is.
+    ///
+    /// Numbers never repeat within a process: whoever still reads a generation that was given up removes its directory
+    /// when he ends, and that must not be another one's by then. One caller at a time.
     pub fn create(&self) -> Result<Live> {
-        let name = generation::next_name(&*self.disk)?;
+        let listed = generation::last_number(&*self.disk)?;
+        let last = self.numbered.fetch_max(listed, SeqCst).max(listed);
+        self.numbered.store(last + 1, SeqCst);
+        let name = generation::name_of(last + 1);
         let store = Arc::new(FjallStore::create(&self.root.join(&name), self.memory)?);
         Ok(Live::of_fjall(self, store, name, 0))
     }

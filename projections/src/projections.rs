@@ -16,11 +16,12 @@ use reprise_engine::{
 };
 
 use crate::{
-    driver::{self, Inner},
-    models,
+    driver, models,
     rebuild::{Listener, RebuildOptions, RebuildReport},
+    shared::Inner,
     source::Source,
     store::{Batch, Store, memory::MemoryStore},
+    switch,
     view::View,
 };
 
@@ -173,9 +174,10 @@ impl Projections {
     /// Builds a whole new generation from the log beside the live one and switches to it if their digests are equal at
     /// the same position, or if the live one is known bad. Serving goes on meanwhile.
     ///
-    /// Errors: `Busy` while another rebuild runs.
+    /// Errors: `Busy` while another generation is opened or built; `Unavailable` if the live one failed meanwhile (then the
+    /// projector builds by itself) or the new one could not take over (then the live one goes on).
     pub fn rebuild(&self, options: &RebuildOptions, progress: Listener<'_>) -> Result<RebuildReport> {
-        driver::rebuild(&self.inner, options, progress)
+        switch::rebuild(&self.inner, options, progress)
     }
 
     /// All projections as they were after the event at `position`, in memory. For people: nothing bounds its size but
