@@ -9,6 +9,7 @@ use crate::{
     engine::{Condition, Reason},
     event::{Event, EventBody, ObjectsReceived, RefUpdate, RepoRecord},
     id::{ObjectId, Position, RepoId},
+    object::names::is_path_prefix,
 };
 
 /// Repositories as decisions need them.
@@ -320,6 +321,3 @@ fn clashes<'a>(heads: &'a BTreeMap<String, ObjectId>, name: &'a str) -> impl Ite
     above.chain(below).map(|(other, _)| other.as_str())
 }
 
-fn is_path_prefix(shorter: &str, longer: &str) -> bool {
-    longer.strip_prefix(shorter).is_some_and(|rest| rest.starts_with('/'))
-}

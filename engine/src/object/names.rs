@@ -136,6 +136,16 @@ fn shown(name: &str) -> String {
 
 const WORD_BYTES_MAX: usize = 64;
 
+/// Whether two branches cannot both be, since one is a folder of the other for a client that keeps them as files.
+pub fn clash(one: &str, other: &str) -> bool {
+    is_path_prefix(one, other) || is_path_prefix(other, one)
+}
+
+/// Whether `name` lies below `folder`.
+pub(crate) fn is_path_prefix(folder: &str, name: &str) -> bool {
+    name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -248,6 +258,12 @@ mod tests {
         ] {
             assert!(check_ref(name).is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn branches_clash_when_one_is_a_whole_path_part_of_the_other() {
+        assert!(clash("feat", "feat/x") && clash("feat/x", "feat"));
+        assert!(!clash("feat", "feature") && !clash("feat", "feat"));
     }
 
     #[test]

@@ -225,11 +225,9 @@ impl Hub {
         if refs.len() >= max {
             return Some(format!("the repository has {} branches; the limit is {max}", refs.len()));
         }
-        let clash = refs.iter().find(|row| is_path_prefix(&row.name, branch) || is_path_prefix(branch, &row.name))?;
-        Some(format!(
-            "branch '{branch}' and the existing branch '{}' cannot both be: one is a folder of the other",
-            clash.name
-        ))
+        // The log decides it again; here it spares the packing.
+        let clash = refs.iter().find(|row| names::clash(&row.name, branch))?;
+        Some(HubError::NotAppended(Reason::RefNameClash { existing: clash.name.clone() }).to_string())
     }
 
     /// Whether `old` is the tip or an ancestor of it, over bundle and repository, both parents.
@@ -344,10 +342,6 @@ fn answer(ok: bool, message: String, refs: &[RefRow], head: Option<ObjectId>) ->
     PushAnswer { ok, message, heads: refs.iter().map(|row| (row.name.clone(), row.head)).collect(), head }
 }
 
-fn is_path_prefix(folder: &str, name: &str) -> bool {
-    name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
-}
-
 fn hash_parts(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
@@ -361,15 +355,3 @@ fn hash_parts(parts: &[&[u8]]) -> [u8; 32] {
 const ATTEMPTS_MAX: usize = 8;
 /// A branch that nobody can have: the grammar refuses its name.
 const NEVER: &str = "..";
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_whole_path_part_is_a_prefix() {
-        assert!(is_path_prefix("feat", "feat/x"));
-        assert!(!is_path_prefix("feat", "feature"));
-        assert!(!is_path_prefix("feat", "feat"));
-    }
-}
