@@ -320,4 +320,3 @@ fn clashes<'a>(heads: &'a BTreeMap<String, ObjectId>, name: &'a str) -> impl Ite
     let below = heads.range(format!("{name}/")..).take_while(move |(other, _)| is_path_prefix(name, other));
     above.chain(below).map(|(other, _)| other.as_str())
 }
-

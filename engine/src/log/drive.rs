@@ -127,6 +127,8 @@ impl Drive {
             return;
         }
         match self.driver {
+            // A shutdown that did not see this proposal has closed before it was queued: nobody else will answer it.
+            Driver::Threads if self.closed.load(Ordering::SeqCst) => while self.turn_as_thread() {},
             Driver::Threads => self.wake(),
             Driver::Inline => while self.turn_as_thread() {},
         }

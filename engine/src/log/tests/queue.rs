@@ -71,3 +71,35 @@ fn an_answer_may_propose_again() {
     );
     assert_eq!(done(receive.recv().unwrap()), (2, 2));
 }
+
+#[test]
+fn a_proposal_that_meets_a_shutdown_is_answered_all_the_same() {
+    for round in 0..100 {
+        let (engine, _) = try_open(&SimDisk::new(), Driver::Threads, round).unwrap();
+        let (send, answers) = crossbeam_channel::unbounded();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let proposed: u64 = std::thread::scope(|scope| {
+            let propose = |thread: u64| {
+                let (engine, send, over) = (engine.clone(), send.clone(), &over);
+                scope.spawn(move || {
+                    let mut count = 0;
+                    while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                        count += 1;
+                        let send = send.clone();
+                        engine.propose(small(thread << 32 | count), Box::new(move |_| send.send(()).unwrap()));
+                    }
+                    count
+                })
+            };
+            let threads: Vec<_> = (1..4).map(propose).collect();
+            answers.recv().unwrap();
+            engine.shutdown().unwrap();
+            over.store(true, std::sync::atomic::Ordering::SeqCst);
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        for number in 1..proposed {
+            let answer = answers.recv_timeout(Duration::from_secs(5));
+            assert!(answer.is_ok(), "round {round}: {number} of {proposed} proposals were answered");
+        }
+    }
+}
