@@ -47,7 +47,7 @@ pub struct Stage {
     pub batches: Vec<Batch>,
     /// The disk at its end.
     pub disk: SimDisk,
-    /// Set if the engine could not be opened (only under planned faults).
+    /// Why an opening was refused (only under planned faults), the last time.
     pub open_error: Option<String>,
 }
 
@@ -92,13 +92,15 @@ fn seed_of(disk: &SimDisk) -> u64 {
 pub fn run(script: &Script, plan: impl FnOnce(&SimDisk)) -> Vec<Stage> {
     let disk = SimDisk::new();
     plan(&disk);
-    let mut runner = Runner { script, disk, engine: None, before: Vec::new(), batches: Vec::new(), stages: Vec::new() };
-    let ended = runner.open().map(|()| script.steps.iter().for_each(|step| runner.step(step)));
-    if let (Ok(()), true, Some(engine)) = (&ended, script.shutdown, &runner.engine) {
+    let (before, batches, stages) = Default::default();
+    let mut runner = Runner { script, disk, engine: None, before, batches, stages, open_error: None };
+    runner.open_or_again();
+    script.steps.iter().for_each(|step| runner.step(step));
+    if let (true, Some(engine)) = (script.shutdown, &runner.engine) {
         // A refused shutdown (planned faults) is as good as a crash: judges do not rely on it.
         drop(engine.shutdown());
     }
-    runner.end_stage(ended.err());
+    runner.end_stage();
     runner.stages
 }
 
@@ -109,6 +111,7 @@ struct Runner<'a> {
     before: Vec<EventBody>,
     batches: Vec<Batch>,
     stages: Vec<Stage>,
+    open_error: Option<String>,
 }
 
 impl Runner<'_> {
@@ -125,6 +128,14 @@ impl Runner<'_> {
         Ok(())
     }
 
+    /// A planned fault may refuse an opening; the next one must succeed, without any other help.
+    fn open_or_again(&mut self) {
+        if let Err(refused) = self.open() {
+            self.open().unwrap_or_else(|error| panic!("{}: refused ({refused}), then {error}", self.script.name));
+            self.open_error = Some(refused);
+        }
+    }
+
     fn step(&mut self, step: &Step) {
         match step {
             Step::Append(proposal) => self.propose(std::slice::from_ref(proposal)),
@@ -134,12 +145,11 @@ impl Runner<'_> {
                 if let Some(engine) = self.engine.take() {
                     drop(engine.shutdown());
                 }
-                // Without an engine (planned faults) the following steps do nothing.
-                drop(self.open());
+                self.open_or_again();
             }
             Step::PowerLoss(survival, seed) => {
                 let next = self.disk.crash(*survival, *seed);
-                self.end_stage(None);
+                self.end_stage();
                 self.disk = next;
                 self.open().unwrap_or_else(|error| panic!("{}: open after a power loss: {error}", self.script.name));
                 let engine = self.engine.as_ref().unwrap();
@@ -174,13 +184,13 @@ impl Runner<'_> {
         self.propose(&[proposal]);
     }
 
-    fn end_stage(&mut self, open_error: Option<String>) {
+    fn end_stage(&mut self) {
         self.stages.push(Stage {
             history: self.disk.history(),
             before: std::mem::take(&mut self.before),
             batches: std::mem::take(&mut self.batches),
             disk: self.disk.clone(),
-            open_error,
+            open_error: self.open_error.take(),
         });
         self.engine = None;
     }
