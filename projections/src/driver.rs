@@ -6,7 +6,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, TryLockError},
     thread::JoinHandle,
     time::Duration,
 };
@@ -88,8 +88,13 @@ fn establish(inner: &Inner, start: &mut Start) -> Result<(Arc<Live>, Checkpoint)
     match found {
         Found::Good { live, from, note } => {
             sweep(inner, start, Some(&live.name))?;
-            inner.shared().reason = note;
-            Ok((Arc::new(live), from))
+            let live = Arc::new(live);
+            let mut shared = inner.shared();
+            shared.reason = note;
+            shared.unchecked = Some(Arc::clone(&live));
+            drop(shared);
+            inner.flush_wanted.notify_all();
+            Ok((live, from))
         }
         Found::Rebuild { reason, possible_loss, outdated } => {
             sweep(inner, start, None)?;
@@ -128,6 +133,7 @@ fn follow(inner: &Inner, mut live: Arc<Live>, from: Checkpoint) -> Result<()> {
         if switch::take(inner, &mut live, &mut projector) {
             groups = None;
         }
+        check_damage(inner, &live)?;
         let next = match &mut groups {
             Some(groups) => groups.next(IDLE_WAIT),
             None => inner.source.follow(projector.folded().position.next()).map(|opened| {
@@ -161,6 +167,15 @@ fn follow(inner: &Inner, mut live: Arc<Live>, from: Checkpoint) -> Result<()> {
     Ok(())
 }
 
+/// An error if the live store is damaged. A running rebuild is let come to its end first: it may be about to replace it.
+fn check_damage(inner: &Inner, live: &Live) -> Result<()> {
+    let Some(damage) = live.store.damage() else { return Ok(()) };
+    if let Err(TryLockError::WouldBlock) = inner.building.try_lock() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unavailable, format!("generation {} is damaged: {damage}", live.name)))
+}
+
 fn publish(inner: &Inner, live: &Arc<Live>, output: Output) -> Result<()> {
     let Output::Folded { checkpoint, changes, bytes, parked } = output else { return Ok(()) };
     inner.publish(live, checkpoint, parked)?;
@@ -177,12 +192,18 @@ fn publish(inner: &Inner, live: &Arc<Live>, output: Output) -> Result<()> {
     Ok(())
 }
 
-/// The flush thread: after so much work, or once when the work has stopped.
+/// The flush thread: after so much work, or once when the work has stopped. First it looks at what was opened: every table
+/// is read once, without holding anything up but flushes.
 pub(crate) fn flush_now_and_then(inner: &Inner) {
     loop {
         let mut shared = inner.shared();
-        while shared.unflushed.changes == 0 && !shared.stop {
+        while shared.unflushed.changes == 0 && shared.unchecked.is_none() && !shared.stop {
             shared = inner.flush_wanted.wait(shared).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(opened) = shared.unchecked.take() {
+            drop(shared);
+            opened.store.check(&|| inner.stopping());
+            continue;
         }
         let early = |shared: &mut crate::shared::Shared| !shared.stop && !shared.unflushed.is_due();
         let waited = inner.flush_wanted.wait_timeout_while(shared, FLUSH_IDLE, early);

@@ -172,7 +172,7 @@ impl Projections {
     }
 
     /// Builds a whole new generation from the log beside the live one and switches to it if their digests are equal at
-    /// the same position, or if the live one is known bad. Serving goes on meanwhile.
+    /// the same position, or if the live one is known bad or cannot be read. Serving goes on meanwhile.
     ///
     /// Errors: `Busy` while another generation is opened or built; `Unavailable` if the live one failed meanwhile (then the
     /// projector builds by itself) or the new one could not take over (then the live one goes on).

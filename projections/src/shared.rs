@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) following: bool,
     pub(crate) switch: Option<Switch>,
     pub(crate) unflushed: Unflushed,
+    /// A generation of an earlier process, to be looked at for damage.
+    pub(crate) unchecked: Option<Arc<Live>>,
     pub(crate) stop: bool,
 }
 
@@ -98,6 +100,7 @@ impl Inner {
             following: false,
             switch: None,
             unflushed: Unflushed::default(),
+            unchecked: None,
             stop: false,
         };
         Ok(Inner {

@@ -23,6 +23,7 @@ use crate::{
     shared::Inner,
     source::Source,
     store::Batch,
+    view::View,
 };
 
 /// A generation that nothing serves yet. Discarded when dropped.
@@ -153,7 +154,7 @@ pub(crate) fn rebuild(inner: &Inner, options: &RebuildOptions, progress: Listene
     };
     let built = build(inner, options, until, (false, &stop), progress)?;
     let build_seconds = started.elapsed().as_secs_f64();
-    let live_digest = if comparable { Some(view.digest()?) } else { None };
+    let live_digest = if comparable { digest_of_live(&view) } else { None };
     drop(view);
     let mut report = RebuildReport {
         generation: built.live.name.clone(),
@@ -179,6 +180,12 @@ pub(crate) fn rebuild(inner: &Inner, options: &RebuildOptions, progress: Listene
     }
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// The live generation's digest; `None` if it cannot even be read, which is known bad.
+fn digest_of_live(view: &View) -> Option<Digest> {
+    let digest = view.digest();
+    digest.inspect_err(|error| tracing::error!(%error, "the live projections cannot be read: they are replaced")).ok()
 }
 
 /// Gives the new generation to the projector and waits until it has taken or refused it.

@@ -7,6 +7,7 @@
 //! canonical key; model 0 is the store's own. Never call it from an async worker thread: its back-pressure sleeps.
 
 use std::{
+    cell::Cell,
     ops::{Bound, ControlFlow},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -28,7 +29,7 @@ use crate::{
     models::{Keyspace, Model},
     projections::Checkpoint,
     records::{decode_checkpoint, encode_checkpoint},
-    store::{Batch, RowVisitor, Snapshot, SortedRows, Stamp, Store},
+    store::{Batch, RowVisitor, Snapshot, SortedRows, Stamp, Store, damage::Damage},
 };
 
 /// One generation in fjall. The directory is removed when the last handle and snapshot is gone, if asked to.
@@ -39,6 +40,7 @@ pub struct FjallStore {
 struct Inner {
     trees: [Tree; Keyspace::ALL.len()],
     database: Database,
+    damage: Damage,
     // Declared last, hence dropped last: the directory goes when nothing has it open any more.
     directory: Directory,
 }
@@ -63,7 +65,7 @@ impl FjallStore {
         contained("create", || {
             let database = database(path, memory)?;
             let trees = trees(&database, memory)?;
-            Ok(FjallStore { inner: Arc::new(Inner { trees, database, directory: Directory::new(path) }) })
+            Ok(FjallStore::of(trees, database, path))
         })
     }
 
@@ -81,8 +83,13 @@ impl FjallStore {
                 }
             }
             let trees = trees(&database, memory)?;
-            Ok(FjallStore { inner: Arc::new(Inner { trees, database, directory: Directory::new(path) }) })
+            Ok(FjallStore::of(trees, database, path))
         })
+    }
+
+    fn of(trees: [Tree; Keyspace::ALL.len()], database: Database, path: &Path) -> FjallStore {
+        let (damage, directory) = (Damage::default(), Directory::new(path));
+        FjallStore { inner: Arc::new(Inner { trees, database, damage, directory }) }
     }
 
     /// Removes the directory once the last user is gone.
@@ -192,6 +199,16 @@ impl Store for FjallStore {
             self.inner.database.persist(PersistMode::SyncAll).map_err(|error| failed("sync", &error))
         })
     }
+
+    fn damage(&self) -> Option<String> {
+        self.inner.damage.found().map(str::to_owned)
+    }
+
+    fn check(&self, stop: &dyn Fn() -> bool) {
+        for tree in &self.inner.trees {
+            self.inner.damage.check_tables(&tree.tree, stop);
+        }
+    }
 }
 
 impl Inner {
@@ -201,6 +218,28 @@ impl Inner {
             Keyspace::History => &self.trees[1],
             Keyspace::ObjectRefs => &self.trees[2],
             Keyspace::MpackIndex => &self.trees[3],
+        }
+    }
+
+    /// A read. What the library cannot read, or panics over, is damage; what the caller does with a row is not.
+    fn read<T>(
+        &self,
+        operation: &'static str,
+        call: impl FnOnce(&Cell<bool>) -> fjall::Result<Result<T>>,
+    ) -> Result<T> {
+        let with_caller = Cell::new(false);
+        match catch_unwind(AssertUnwindSafe(|| call(&with_caller))) {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => {
+                self.damage.note_error(operation, &error);
+                Err(failed(operation, &error))
+            }
+            Err(_) => {
+                if !with_caller.get() {
+                    self.damage.note(&format!("{operation}: the library panicked"));
+                }
+                Err(panicked(operation))
+            }
         }
     }
 }
@@ -229,18 +268,18 @@ struct FjallSnapshot {
 
 impl Snapshot for FjallSnapshot {
     fn checkpoint(&self) -> Result<Option<Checkpoint>> {
-        contained("read the checkpoint", || {
-            let row = self.snapshot.get(self.inner.tree(Keyspace::Small), CHECKPOINT_KEY);
-            row.map_err(|error| failed("read the checkpoint", &error))?.map(|row| decode_checkpoint(&row)).transpose()
+        self.inner.read("read the checkpoint", |_| {
+            let row = self.snapshot.get(self.inner.tree(Keyspace::Small), CHECKPOINT_KEY)?;
+            Ok(row.map(|row| decode_checkpoint(&row)).transpose())
         })
     }
 
     fn get(&self, model: Model, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        contained("get", || {
+        self.inner.read("get", |_| {
             let mut stored = Vec::with_capacity(1 + key.len());
             stored_key(model.number(), key, &mut stored);
-            let row = self.snapshot.get(self.inner.tree(model.keyspace()), stored);
-            Ok(row.map_err(|error| failed("get", &error))?.map(|row| row.to_vec()))
+            let row = self.snapshot.get(self.inner.tree(model.keyspace()), stored)?;
+            Ok(Ok(row.map(|row| row.to_vec())))
         })
     }
 
@@ -255,15 +294,19 @@ impl Snapshot for FjallSnapshot {
         if first >= end {
             return Ok(());
         }
-        contained("scan", || {
+        self.inner.read("scan", |with_caller| {
             let range = (Bound::Included(first.as_slice()), Bound::Excluded(end.as_slice()));
             for guard in self.snapshot.range::<&[u8], _>(self.inner.tree(model.keyspace()), range) {
-                let (key, row) = guard.into_inner().map_err(|error| failed("scan", &error))?;
-                if let ControlFlow::Break(()) = each(&key[1..], &row)? {
-                    break;
+                let (key, row) = guard.into_inner()?;
+                with_caller.set(true);
+                match each(&key[1..], &row) {
+                    Ok(ControlFlow::Continue(())) => {}
+                    Ok(ControlFlow::Break(())) => break,
+                    Err(error) => return Ok(Err(error)),
                 }
+                with_caller.set(false);
             }
-            Ok(())
+            Ok(Ok(()))
         })
     }
 }
@@ -323,9 +366,11 @@ fn stored_key(number: u8, key: &[u8], into: &mut Vec<u8>) {
 
 /// Runs a call into the library; a panic in there is an error out here.
 fn contained<T>(operation: &'static str, call: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::Unavailable, format!("the projection store panicked in: {operation}")))
-    })
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(panicked(operation)))
+}
+
+fn panicked(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("the projection store panicked in: {operation}"))
 }
 
 fn failed(operation: &'static str, error: &fjall::Error) -> Error {

@@ -11,6 +11,7 @@ use reprise_engine::{Result, id::Position};
 use crate::{models::Model, projections::Checkpoint};
 
 pub mod batch;
+pub mod damage;
 pub mod fjall;
 pub mod memory;
 
@@ -31,6 +32,14 @@ pub trait Store: Send + Sync {
     /// Makes everything applied before this call durable without any journal, and leaves `stamp` in every part of the
     /// store as a sign of it.
     fn flush(&self, stamp: Stamp) -> Result<()>;
+
+    /// What is wrong with what the store keeps, if a read or a check has met something.
+    fn damage(&self) -> Option<String> {
+        None
+    }
+
+    /// Looks for damage in everything the store keeps, until told to stop: reads all of it once.
+    fn check(&self, _stop: &dyn Fn() -> bool) {}
 }
 
 /// The sign of a flush.

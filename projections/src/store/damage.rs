@@ -1,0 +1,77 @@
+//! What is wrong with the files of a store in fjall: what reads have met, and what a check of all tables finds.
+//!
+//! A block has a checksum, but a whole table may be another one's or an older one's and is believed when it is opened. fjall
+//! keeps a checksum of every table file and never looks at it: the check does. Only the first damage is kept; it is
+//! answered by a rebuild. An error that passes by itself, such as too many open files, is no damage.
+#![allow(clippy::disallowed_methods, reason = "fjall owns these files; this only reads them")]
+
+use std::{fs::File, io::Read, path::Path, sync::OnceLock};
+
+use fjall::{AbstractTree, AnyTree, LsmError};
+use xxhash_rust::xxh3::Xxh3Default;
+
+/// The first damage that was met.
+#[derive(Default)]
+pub struct Damage(OnceLock<String>);
+
+impl Damage {
+    /// What it was, if anything was met.
+    pub fn found(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+
+    /// Something is wrong with the store.
+    pub fn note(&self, what: &str) {
+        if self.0.set(what.to_owned()).is_ok() {
+            tracing::error!(what, "a projection store is damaged");
+        }
+    }
+
+    /// A call into the library ended so.
+    pub fn note_error(&self, operation: &str, error: &fjall::Error) {
+        if !passes(error) {
+            self.note(&format!("{operation}: {error}"));
+        }
+    }
+
+    /// Reads every table file of a keyspace and notes one that is not what was written. Ends early when told to stop.
+    pub fn check_tables(&self, tree: &AnyTree, stop: &dyn Fn() -> bool) {
+        // The version keeps its files: a table that is compacted away meanwhile is removed after the check.
+        for table in tree.current_version().iter_tables() {
+            match hash(&table.path, stop) {
+                Ok(Some(hash)) if hash == table.checksum().into_u128() => {}
+                Ok(None) => return,
+                Ok(Some(_)) => self.note(&format!("{} is not the table that was written", table.path.display())),
+                Err(error) => self.note_error(&table.path.display().to_string(), &error.into()),
+            }
+        }
+    }
+}
+
+fn hash(path: &Path, stop: &dyn Fn() -> bool) -> std::io::Result<Option<u128>> {
+    let mut file = File::open(path)?;
+    let mut bytes = vec![0; READ_BYTES];
+    let mut hasher = Xxh3Default::new();
+    loop {
+        if stop() {
+            return Ok(None);
+        }
+        let count = file.read(&mut bytes)?;
+        if count == 0 {
+            return Ok(Some(hasher.digest128()));
+        }
+        hasher.update(&bytes[..count]);
+    }
+}
+
+/// True for errors of the moment, which say nothing about the files.
+fn passes(error: &fjall::Error) -> bool {
+    let (fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error))) = error else { return false };
+    matches!(error.raw_os_error(), Some(EINTR | ENOMEM | ENFILE | EMFILE))
+}
+
+const READ_BYTES: usize = 256 << 10;
+const EINTR: i32 = 4;
+const ENOMEM: i32 = 12;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
