@@ -176,7 +176,9 @@ fn a_table_of_another_keyspace_or_of_another_index_is_found_and_heals_by_itself(
     for file in &files {
         let foreign = other.path().join(name(file));
         if foreign.exists() {
-            check_heals(&log, dir.path(), false, |copy| drop(fs::copy(&foreign, copy.join(name(file))).unwrap()));
+            check_heals(&log, dir.path(), false, |copy| {
+                fs::copy(&foreign, copy.join(name(file))).unwrap();
+            });
         }
         for same in files.iter().filter(|same| *same > file && same.file_name() == file.file_name()).take(1) {
             check_heals(&log, dir.path(), false, |copy| {
