@@ -10,5 +10,6 @@ pub mod http;
 pub mod hub;
 pub mod shutdown;
 pub mod telemetry;
+pub mod wire;
 
 pub use hub::{Caller, Hub, HubError, Limits, Repo};

@@ -12,8 +12,8 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
 use crate::{
-    http::wire::transcode,
     hub::{Hub, HubError, body::Body},
+    wire::transcode,
 };
 
 /// Takes a body of at most `limit` bytes in.

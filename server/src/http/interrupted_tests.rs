@@ -24,11 +24,11 @@ use reprise_engine::{
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::{
-    mwp_tests::{History, Rig, sha, two_commits},
+use super::mwp_tests::{History, Rig, sha, two_commits};
+use crate::{
+    hub::{Caller, Hub, HubError, Limits, body::Body, packing::Packing, tokens::NewToken},
     wire::{requests, transcode},
 };
-use crate::hub::{Caller, Hub, HubError, Limits, body::Body, packing::Packing, tokens::NewToken};
 
 /// One place of each kind, and nobody waits long for it: a place that is not given back shows at once.
 fn narrow() -> Limits {

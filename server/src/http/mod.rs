@@ -30,7 +30,6 @@ pub mod patience;
 pub mod range;
 pub mod serve;
 pub mod track;
-pub mod wire;
 
 /// All routes over one hub.
 pub fn router(hub: Arc<Hub>) -> Router {

@@ -22,15 +22,11 @@ use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use crate::{
-    http::{
-        intake,
-        limits::HeldPlace,
-        range,
-        wire::{encode, transcode},
-    },
+    http::{intake, limits::HeldPlace, range},
     hub::{
         Caller, Hub, HubError, Repo, body::Body, objects::BlobBytes, questions::default_branch, releases::ReleaseQuery,
     },
+    wire::{encode, transcode},
 };
 
 type Answer = Result<Response, HubError>;

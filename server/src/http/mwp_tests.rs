@@ -25,8 +25,8 @@ use sha2::{Digest, Sha256};
 use tower::ServiceExt;
 
 use crate::{
-    http::wire::{Decoder, Field, Source, encode, requests::Span, transcode, value::value},
     hub::{Caller, Hub, HubParts, Limits, Secret, repos::NewRepo},
+    wire::{Decoder, Field, Source, encode, requests::Span, transcode, value::value},
 };
 
 pub(super) struct Rig {

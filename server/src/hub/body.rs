@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::http::wire::{Source, requests::Span};
+use crate::wire::{Source, requests::Span};
 
 /// The bytes of one request.
 #[derive(Clone)]

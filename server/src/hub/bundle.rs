@@ -15,7 +15,6 @@ use reprise_engine::{
 use reprise_projections::View;
 
 use crate::{
-    http::wire::{Field, requests::PushIndex, value::value_of},
     hub::{
         Hub, HubError, Repo,
         blob_lists::{BlobLists, difference},
@@ -23,6 +22,7 @@ use crate::{
         packing::{Packing, spool_error},
         receive::pack_missing,
     },
+    wire::{Field, requests::PushIndex, value::value_of},
 };
 
 /// What the rest of a push needs to know of a bundle that was taken in.

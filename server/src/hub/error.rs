@@ -10,6 +10,8 @@ use reprise_engine::{
     id::{ObjectId, PackId, PushId},
 };
 
+use crate::wire::WireError;
+
 /// A refusal or a failure.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
@@ -78,6 +80,17 @@ impl From<Error> for HubError {
             ErrorKind::Unavailable | ErrorKind::Poisoned | ErrorKind::Full => HubError::Unavailable(error.to_string()),
             // Without a push id there is nothing to ask again by.
             ErrorKind::Unknown | ErrorKind::Corrupt => HubError::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<WireError> for HubError {
+    fn from(error: WireError) -> HubError {
+        match error {
+            WireError::Malformed(text) => HubError::BadRequest(text),
+            WireError::Invalid(text) => HubError::Invalid(text),
+            WireError::TooLarge(text) => HubError::TooLarge(text),
+            WireError::Io(error) => HubError::Unavailable(format!("reading the request's spool failed: {error}")),
         }
     }
 }

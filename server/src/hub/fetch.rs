@@ -11,7 +11,6 @@ use reprise_projections::View;
 use tokio::sync::mpsc;
 
 use crate::{
-    http::wire::requests,
     hub::{
         Hub, HubError, Repo,
         body::Body,
@@ -19,6 +18,7 @@ use crate::{
         stream::Producer,
         walk::{WalkCaps, walk},
     },
+    wire::requests,
 };
 
 /// An answer that has begun.

@@ -16,10 +16,10 @@ use reprise_engine::{
     store::{ObjectStore, StoreKey},
 };
 
-use crate::http::wire::requests::ObjectSpan;
+use crate::wire::requests::ObjectSpan;
 use crate::{
-    http::wire::transcode,
     hub::{Hub, HubError, body::Body},
+    wire::transcode,
 };
 
 /// Writes the packs of one request.

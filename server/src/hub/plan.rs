@@ -14,8 +14,8 @@ use reprise_engine::{
 use reprise_projections::{RepoScope, View, view::RefRow};
 
 use crate::{
-    http::wire::encode,
     hub::{HubError, walk::SentCommit},
+    wire::encode,
 };
 
 /// One object of a plan.

@@ -19,7 +19,6 @@ use reprise_projections::{View, view::RefRow};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    http::wire::requests::{self, PushIndex},
     hub::{
         Caller, Hub, HubError, Repo,
         body::Body,
@@ -27,6 +26,7 @@ use crate::{
         packing::{Packing, StoredPacks, spool_error},
         receive::plant_rows_for_new_only,
     },
+    wire::requests::{self, PushIndex},
 };
 
 /// What a push is told, with status 200.

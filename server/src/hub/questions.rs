@@ -10,13 +10,13 @@ use reprise_engine::{
 use reprise_projections::{View, view::RefRow};
 
 use crate::{
-    http::wire::requests,
     hub::{
         Hub, HubError, Repo,
         blob_lists::difference,
         body::Body,
         walk::{WalkCaps, walk},
     },
+    wire::requests,
 };
 
 /// What `negotiate` says.

@@ -16,12 +16,12 @@ use reprise_projections::View;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    http::wire::requests::{self, ObjectSpan, PushCaps},
     hub::{
         Appended, Caller, Hub, HubError, Repo,
         body::Body,
         packing::{Packing, StoredPacks, spool_error},
     },
+    wire::requests::{self, ObjectSpan, PushCaps},
 };
 
 /// What became of the objects of a request.

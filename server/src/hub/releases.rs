@@ -14,9 +14,9 @@ use reprise_projections::{View, view::ReleaseRow};
 use serde_json::{Map, Value};
 
 use crate::{
-    http::wire::Decoder,
-    http::wire::{Field, value::value},
     hub::{Caller, Hub, HubError, Repo, body::Body},
+    wire::Decoder,
+    wire::{Field, value::value},
 };
 
 /// Which releases are asked for.

@@ -17,12 +17,12 @@ use reprise_projections::{RepoScope, View};
 use tokio::sync::mpsc;
 
 use crate::{
-    http::wire::{encode, transcode},
     hub::{
         Hub, HubError,
         damage::is_damage,
         plan::{CONTENT, KEYS, OBJECT_ID, Plan, Section},
     },
+    wire::{encode, transcode},
 };
 
 /// Turns one plan into chunks.

@@ -2,7 +2,7 @@
 //!
 //! Invariants: one value and no trailing byte in either direction; text is str and content is bin, never the other way; a
 //! count or length from the input is never trusted for an allocation; every refusal names the field, and every limit its
-//! value. Wire types never leave this folder: the hub works with ids, records and spans.
+//! value. Knows nothing of the hub: it gives ids, records and spans.
 
 pub mod decode;
 pub mod encode;
@@ -15,8 +15,6 @@ pub use decode::{Decoder, Source, Token};
 pub use field::Field;
 
 use reprise_engine::ErrorKind;
-
-use crate::hub::HubError;
 
 /// Why a body was not understood.
 #[derive(Debug, thiserror::Error)]
@@ -33,17 +31,6 @@ pub enum WireError {
     /// The spool could not be read.
     #[error("reading the request's spool: {0}")]
     Io(#[from] std::io::Error),
-}
-
-impl From<WireError> for HubError {
-    fn from(error: WireError) -> HubError {
-        match error {
-            WireError::Malformed(text) => HubError::BadRequest(text),
-            WireError::Invalid(text) => HubError::Invalid(text),
-            WireError::TooLarge(text) => HubError::TooLarge(text),
-            WireError::Io(error) => HubError::Unavailable(format!("reading the request's spool failed: {error}")),
-        }
-    }
 }
 
 impl From<reprise_engine::Error> for WireError {

@@ -315,7 +315,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::http::wire::{Field, value::value_of};
+    use crate::wire::{Field, value::value_of};
 
     fn check_round_trip(value: &Value) {
         let text = serde_json::to_vec(value).unwrap();

@@ -272,7 +272,7 @@ const REF_TEXT_MAX: usize = 4_096;
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
     use super::*;
-    use crate::http::wire::encode;
+    use crate::wire::encode;
 
     const CAPS: PushCaps = PushCaps { commits: 10, snapshots: 10, objects: 2, record_bytes: 1_000, blob_bytes: 100 };
 
