@@ -125,8 +125,8 @@ fn sweep(inner: &Inner, start: &mut Start, live: Option<&str>) -> Result<()> {
 
 /// Folds what the log brings until told to stop. An error means that the store is not to be trusted any more.
 fn follow(inner: &Inner, mut live: Arc<Live>, from: Checkpoint) -> Result<()> {
+    let _following = switch::Following { inner };
     inner.take_over(&live, from)?;
-    let _following = switch::Following::begin(inner);
     let mut projector = Projector::new(Arc::clone(&live.store), from);
     let mut groups: Option<Box<dyn Groups>> = None;
     while !inner.stopping() {

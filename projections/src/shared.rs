@@ -254,6 +254,8 @@ impl Inner {
         shared.parked = parked;
         shared.state = State::Running;
         shared.rebuild = None;
+        // With the view: whoever sees it may ask for a rebuild.
+        shared.following = true;
         self.show(shared, snapshot, folded);
         Ok(())
     }

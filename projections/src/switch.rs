@@ -40,9 +40,9 @@ pub(crate) struct Switch {
     answer: SyncSender<Result<()>>,
 }
 
-/// Exists while the projector follows the log.
+/// Lives while the projector follows the log; its end refuses a switch that still waits.
 pub(crate) struct Following<'a> {
-    inner: &'a Inner,
+    pub(crate) inner: &'a Inner,
 }
 
 impl Built {
@@ -59,13 +59,6 @@ impl Drop for Built {
         if !self.kept {
             self.live.discard();
         }
-    }
-}
-
-impl<'a> Following<'a> {
-    pub(crate) fn begin(inner: &'a Inner) -> Following<'a> {
-        inner.shared().following = true;
-        Following { inner }
     }
 }
 

@@ -4,7 +4,8 @@
 //! that may panic inside the library is contained and comes back as an error, which the caller answers with a rebuild;
 //! batches are never fsynced. A stamp row in every keyspace says which of our flushes it has seen, so that a keyspace
 //! that was lost, emptied or replaced by an older copy is recognised at open. Stored keys are the model's number, then the
-//! canonical key; model 0 is the store's own. Never call it from an async worker thread: its back-pressure sleeps.
+//! canonical key; model 0 is the store's own. Never call it from an async worker thread: its back-pressure sleeps. That of the
+//! library never ends when its workers have died, so a commit is begun only with room for it (`make_room`).
 
 use std::{
     cell::Cell,
@@ -19,7 +20,7 @@ use std::{
 };
 
 use fjall::{
-    Database, Keyspace as Tree, KeyspaceCreateOptions, PersistMode, Readable,
+    AbstractTree, Database, Keyspace as Tree, KeyspaceCreateOptions, PersistMode, Readable,
     config::{BlockSizePolicy, FilterPolicy},
 };
 use reprise_engine::{Error, ErrorKind, Result};
@@ -41,6 +42,8 @@ struct Inner {
     trees: [Tree; Keyspace::ALL.len()],
     database: Database,
     damage: Damage,
+    /// How often a wait for the library's workers may look without seeing them advance.
+    waits_max: u32,
     // Declared last, hence dropped last: the directory goes when nothing has it open any more.
     directory: Directory,
 }
@@ -62,10 +65,14 @@ pub struct Memory {
 impl FjallStore {
     /// Creates a generation in a directory that does not exist yet.
     pub fn create(path: &Path, memory: Memory) -> Result<FjallStore> {
+        FjallStore::create_with(path, memory, WORKERS, WAITS_MAX)
+    }
+
+    fn create_with(path: &Path, memory: Memory, workers: usize, waits_max: u32) -> Result<FjallStore> {
         contained("create", || {
-            let database = database(path, memory)?;
+            let database = database(path, memory, workers)?;
             let trees = trees(&database, memory)?;
-            Ok(FjallStore::of(trees, database, path))
+            Ok(FjallStore::of(trees, database, path, waits_max))
         })
     }
 
@@ -75,7 +82,7 @@ impl FjallStore {
             if !generation::exists(path) {
                 return Err(Error::not_found(format!("generation {} is not there", path.display())));
             }
-            let database = database(path, memory)?;
+            let database = database(path, memory, WORKERS)?;
             let names = database.list_keyspace_names();
             for keyspace in Keyspace::ALL {
                 if !names.iter().any(|found| **found == *name_of(keyspace)) {
@@ -83,13 +90,13 @@ impl FjallStore {
                 }
             }
             let trees = trees(&database, memory)?;
-            Ok(FjallStore::of(trees, database, path))
+            Ok(FjallStore::of(trees, database, path, WAITS_MAX))
         })
     }
 
-    fn of(trees: [Tree; Keyspace::ALL.len()], database: Database, path: &Path) -> FjallStore {
+    fn of(trees: [Tree; Keyspace::ALL.len()], database: Database, path: &Path, waits_max: u32) -> FjallStore {
         let (damage, directory) = (Damage::default(), Directory::new(path));
-        FjallStore { inner: Arc::new(Inner { trees, database, damage, directory }) }
+        FjallStore { inner: Arc::new(Inner { trees, database, damage, waits_max, directory }) }
     }
 
     /// Removes the directory once the last user is gone.
@@ -117,16 +124,36 @@ impl FjallStore {
         for tree in &self.inner.trees {
             tree.rotate_memtable().map_err(|error| failed("rotate a memtable", &error))?;
         }
+        self.wait_while("flush", |tree| tree.sealed_memtable_count() > 0)
+    }
+
+    /// Waits until a commit cannot be held up inside the library: it waits there while a keyspace has 4 sealed memtables or 30
+    /// runs in its first level, without an end and without looking whether its workers still live.
+    ///
+    /// From here to the end of the commit a keyspace gets at most two more sealed memtables (one by size, one by the other
+    /// thread's flush, which ends before the next) and as many runs.
+    fn make_room(&self) -> Result<()> {
+        let full = |tree: &Tree| tree.sealed_memtable_count() > SEALED_MAX || tree.tree.l0_run_count() > RUNS_MAX;
+        self.wait_while("commit", full)
+    }
+
+    /// Waits for the library's workers while `busy` says so of a keyspace; an error if they died or do not advance.
+    fn wait_while(&self, operation: &'static str, busy: impl Fn(&Tree) -> bool) -> Result<()> {
+        let backlog = |tree: &Tree| tree.sealed_memtable_count() + tree.tree.l0_run_count();
         for tree in &self.inner.trees {
-            let mut waited = 0;
-            while tree.sealed_memtable_count() > 0 {
+            let (mut waited, mut least) = (0, usize::MAX);
+            while busy(tree) {
                 // A worker that failed poisons the store and never empties the queue.
-                self.inner.database.persist(PersistMode::Buffer).map_err(|error| failed("flush", &error))?;
-                if waited >= FLUSH_WAITS_MAX {
-                    return Err(Error::new(ErrorKind::Unavailable, "the projection store does not finish a flush"));
+                self.inner.database.persist(PersistMode::Buffer).map_err(|error| failed(operation, &error))?;
+                if backlog(tree) < least {
+                    (waited, least) = (0, backlog(tree));
+                }
+                if waited >= self.inner.waits_max {
+                    let text = format!("the projection store does not advance, so that it cannot {operation}");
+                    return Err(Error::new(ErrorKind::Unavailable, text));
                 }
                 waited += 1;
-                std::thread::sleep(FLUSH_WAIT);
+                std::thread::sleep(WAIT);
             }
         }
         Ok(())
@@ -140,6 +167,7 @@ impl Store for FjallStore {
 
     fn apply(&self, batch: &Batch, checkpoint: Option<Checkpoint>) -> Result<()> {
         contained("apply a batch", || {
+            self.make_room()?;
             let mut write = fjall::OwnedWriteBatch::with_capacity(self.inner.database.clone(), batch.len() + 1);
             let mut stored = Vec::with_capacity(128);
             for (model, key, row) in batch.iter() {
@@ -190,6 +218,7 @@ impl Store for FjallStore {
 
     fn flush(&self, stamp: Stamp) -> Result<()> {
         contained("flush", || {
+            self.make_room()?;
             let mut write = fjall::OwnedWriteBatch::with_capacity(self.inner.database.clone(), Keyspace::ALL.len());
             for tree in &self.inner.trees {
                 write.insert(tree, STAMP_KEY, stamp.encode().as_slice());
@@ -311,11 +340,11 @@ impl Snapshot for FjallSnapshot {
     }
 }
 
-fn database(path: &Path, memory: Memory) -> Result<Database> {
+fn database(path: &Path, memory: Memory, workers: usize) -> Result<Database> {
     Database::builder(path)
         .cache_size(memory.cache_bytes)
         .max_journaling_size(JOURNAL_BYTES_MAX)
-        .worker_threads(WORKERS)
+        .worker_threads_unchecked(workers)
         .max_cached_files(Some(OPEN_FILES_MAX))
         .manual_journal_persist(true)
         .open()
@@ -388,5 +417,48 @@ const OPEN_FILES_MAX: usize = 128;
 /// The library's minimum.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 const MEMTABLE_BYTES_MIN: u64 = 256 << 10;
-const FLUSH_WAIT: Duration = Duration::from_millis(2);
-const FLUSH_WAITS_MAX: u32 = 30_000;
+const WAIT: Duration = Duration::from_millis(2);
+/// A minute without any advance.
+const WAITS_MAX: u32 = 30_000;
+/// Sealed memtables of a keyspace with which a commit may begin.
+const SEALED_MAX: usize = 1;
+/// Runs in the first level of a keyspace with which a commit may begin.
+const RUNS_MAX: usize = 19;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const SMALL: Memory = Memory { cache_bytes: 1 << 20, memtable_bytes: 1 << 20 };
+
+    /// Writes and seals until a commit is refused; says why.
+    fn seal_until_refused(store: &FjallStore) -> String {
+        for _ in 0..100 {
+            if let Err(error) = store.apply(&Batch::new(), Some(Checkpoint::START)) {
+                assert!(store.flush(Stamp { number: 1, position: Checkpoint::START.position }).is_err());
+                return error.to_string();
+            }
+            store.inner.tree(Keyspace::Small).rotate_memtable().unwrap();
+        }
+        String::new()
+    }
+
+    #[test]
+    fn a_commit_is_refused_when_nothing_is_flushed_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FjallStore::create_with(&dir.path().join("gen"), SMALL, 0, 10).unwrap();
+        let why = seal_until_refused(&store);
+        assert!(why.contains("does not advance, so that it cannot commit"), "{why:?}");
+    }
+
+    #[test]
+    fn a_commit_is_refused_at_once_when_a_flush_has_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FjallStore::create(&dir.path().join("gen"), SMALL).unwrap();
+        generation::remove(&dir.path().join("gen/keyspaces")).unwrap();
+        let why = seal_until_refused(&store);
+        assert!(why.contains("Poisoned"), "{why:?}");
+    }
+}
