@@ -20,4 +20,5 @@ pub mod oracle;
 pub mod rows;
 pub mod seeds;
 pub mod server_process;
+pub mod wire_rig;
 pub mod workload;
