@@ -1,7 +1,8 @@
 //! Known bugs that a test can plant, to prove that the fault tests would find them (FAULTS.md, T9).
 //!
 //! Invariants: without the feature `planted-bugs` nothing can be planted and [`is`] is a constant `false` that costs
-//! nothing; a planted bug lasts as long as its guard, and only one test of a process plants at a time.
+//! nothing; a planted bug lasts as long as its guard; only one test of a process has the turn, and it takes it before its
+//! healthy half, which would otherwise run with another test's bug.
 
 /// A bug of the kinds that storage systems ship with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,7 +42,7 @@ pub const fn is(_bug: PlantedBug) -> bool {
 }
 
 #[cfg(feature = "planted-bugs")]
-pub use planting::{Planted, is, plant};
+pub use planting::{Planted, Turn, is, turn};
 
 #[cfg(feature = "planted-bugs")]
 mod planting {
@@ -52,29 +53,41 @@ mod planting {
 
     use super::PlantedBug;
 
-    // One set per process: the bug must reach the writer's thread, and guards keep tests apart.
+    // One set per process: the bug must reach the writer's thread, and turns keep tests apart.
     static PLANTED: AtomicU32 = AtomicU32::new(0);
-    static PLANTING: Mutex<()> = Mutex::new(());
+    static TURN: Mutex<()> = Mutex::new(());
 
     /// True while `bug` is planted.
     pub fn is(bug: PlantedBug) -> bool {
         PLANTED.load(SeqCst) & bit(bug) != 0
     }
 
-    /// Plants `bug` for the whole process until the guard is dropped; waits for another test's guard.
-    #[must_use = "the bug is gone when the guard is dropped"]
-    pub fn plant(bug: PlantedBug) -> Planted {
-        let turn = PLANTING.lock().unwrap_or_else(PoisonError::into_inner);
-        PLANTED.store(bit(bug), SeqCst);
-        Planted { _turn: turn }
+    /// Waits until no other test of the process has the turn; until the guard is dropped nobody else plants.
+    #[must_use = "another test plants when the turn is dropped"]
+    pub fn turn() -> Turn {
+        Turn { _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
-    /// Keeps a bug planted.
-    pub struct Planted {
+    /// The right to plant. Take it before whatever must run without a bug.
+    pub struct Turn {
         _turn: MutexGuard<'static, ()>,
     }
 
-    impl Drop for Planted {
+    impl Turn {
+        /// Plants `bug` for the whole process until the guard is dropped.
+        #[must_use = "the bug is gone when the guard is dropped"]
+        pub fn plant(&self, bug: PlantedBug) -> Planted<'_> {
+            PLANTED.store(bit(bug), SeqCst);
+            Planted { _turn: self }
+        }
+    }
+
+    /// Keeps a bug planted.
+    pub struct Planted<'a> {
+        _turn: &'a Turn,
+    }
+
+    impl Drop for Planted<'_> {
         fn drop(&mut self) {
             PLANTED.store(0, SeqCst);
         }

@@ -6,7 +6,7 @@
 
 use reprise_engine::{
     disk::sim::Fault,
-    planted::{PlantedBug, plant},
+    planted::{PlantedBug, turn},
 };
 use reprise_tests::faults::{
     damage::{Rest, Shown},
@@ -21,9 +21,10 @@ fn script(name: &str) -> Script {
 
 /// Finds nothing without the bug, something with it.
 fn check_found(bug: PlantedBug, hunt: impl Fn() -> Vec<String>) {
+    let turn = turn();
     let healthy = hunt();
     assert!(healthy.is_empty(), "without {bug:?}: {healthy:#?}");
-    let planted = plant(bug);
+    let planted = turn.plant(bug);
     let found = hunt();
     drop(planted);
     assert!(!found.is_empty(), "{bug:?} was planted and not found");

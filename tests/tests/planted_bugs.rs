@@ -4,7 +4,7 @@
 
 use std::{panic, path::Path};
 
-use reprise_engine::planted::{PlantedBug, plant};
+use reprise_engine::planted::{PlantedBug, turn};
 use reprise_tests::{
     client::{clone, push},
     fixtures,
@@ -47,10 +47,11 @@ fn push_and_check(hub: &HubInProcess, repo: &str) {
 
 /// `test` passes without the bug and fails with it.
 fn check_found(bug: PlantedBug, test: fn(&Path)) {
+    let turn = turn();
     let fresh = || tempfile::tempdir().unwrap();
     test(fresh().path());
     let dir = fresh();
-    let guard = plant(bug);
+    let guard = turn.plant(bug);
     let result = panic::catch_unwind(|| test(dir.path()));
     drop(guard);
     assert!(result.is_err(), "{bug:?} was not found");
