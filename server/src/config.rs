@@ -5,15 +5,7 @@ use std::{str::FromStr, time::Duration};
 use reprise_engine::{event::Visibility, id::ObjectId, object::names};
 
 use crate::hub::Limits;
-
-/// `OWNER/SLUG`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RepoName {
-    /// First part.
-    pub owner: String,
-    /// Second part.
-    pub slug: String,
-}
+pub use crate::hub::repos::RepoName;
 
 impl FromStr for RepoName {
     type Err = String;

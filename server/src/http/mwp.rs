@@ -9,7 +9,7 @@ use std::{future::Future, sync::Arc};
 use axum::{
     Extension, Router,
     body::Body as HttpBody,
-    extract::{Path, Query, State},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
@@ -25,6 +25,7 @@ use crate::{
     http::{intake, limits::HeldPlace, range},
     hub::{
         Caller, Hub, HubError, Repo, body::Body, objects::BlobBytes, questions::default_branch, releases::ReleaseQuery,
+        repos::RepoName,
     },
     wire::{encode, transcode},
 };
@@ -63,15 +64,9 @@ async fn refs(State(hub): State<Arc<Hub>>, caller: Caller, Path((owner, slug)): 
     .await
 }
 
-async fn filter_objects(
-    State(hub): State<Arc<Hub>>,
-    caller: Caller,
-    Path((owner, slug)): Name,
-    headers: HeaderMap,
-    body: HttpBody,
-) -> Answer {
-    let limit = hub.limits.ids_body_bytes_max;
-    let (repo, view, body) = asked(&hub, &caller, (&owner, &slug), (headers, body, limit)).await?;
+async fn filter_objects(asked: Asked) -> Answer {
+    let hub = Arc::clone(&asked.hub);
+    let (repo, view, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
     let job = Arc::clone(&hub);
     hub.blocking(move || {
         let missing = job.filter_objects(&repo, &view, &body)?;
@@ -82,15 +77,9 @@ async fn filter_objects(
     .await
 }
 
-async fn presign(
-    State(hub): State<Arc<Hub>>,
-    caller: Caller,
-    Path((owner, slug)): Name,
-    headers: HeaderMap,
-    body: HttpBody,
-) -> Answer {
-    let limit = hub.limits.ids_body_bytes_max;
-    let (_, _, body) = asked(&hub, &caller, (&owner, &slug), (headers, body, limit)).await?;
+async fn presign(asked: Asked) -> Answer {
+    let hub = Arc::clone(&asked.hub);
+    let (_, _, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
     let job = Arc::clone(&hub);
     hub.blocking(move || {
         let inline = job.presign_inline(&body)?;
@@ -103,18 +92,9 @@ async fn presign(
     .await
 }
 
-async fn push_objects(
-    State(hub): State<Arc<Hub>>,
-    caller: Caller,
-    Extension(place): Extension<HeldPlace>,
-    Path((owner, slug)): Name,
-    headers: HeaderMap,
-    body: HttpBody,
-) -> Answer {
-    hub.writable(&caller, &owner, &slug, true).await?;
-    let body = intake::take(&hub, &headers, body, hub.limits.objects_body_bytes_max).await?;
-    let received = Arc::clone(&hub).receive_objects(caller, owner, slug, body);
-    let received = to_the_end(&hub, place, received).await?;
+async fn push_objects(asked: Asked) -> Answer {
+    let limit = asked.hub.limits.objects_body_bytes_max;
+    let received = asked.write(limit, true, Hub::receive_objects).await?;
     let mut out = map(2);
     encode::text(&mut out, "stored");
     encode::unsigned(&mut out, received.stored);
@@ -123,18 +103,10 @@ async fn push_objects(
     Ok(msgpack(out))
 }
 
-async fn push(
-    State(hub): State<Arc<Hub>>,
-    caller: Caller,
-    Extension(place): Extension<HeldPlace>,
-    Path((owner, slug)): Name,
-    headers: HeaderMap,
-    body: HttpBody,
-) -> Answer {
-    hub.writable(&caller, &owner, &slug, true).await?;
-    let key = idempotency_key(&headers)?;
-    let body = intake::take(&hub, &headers, body, hub.limits.push_body_bytes_max).await?;
-    let answer = to_the_end(&hub, place, Arc::clone(&hub).push(caller, owner, slug, body, key)).await?;
+async fn push(asked: Asked) -> Answer {
+    let limit = asked.hub.limits.push_body_bytes_max;
+    let key = idempotency_key(&asked.headers)?;
+    let answer = asked.write(limit, true, |hub, caller, name, body| hub.push(caller, name, body, key)).await?;
     let mut out = map(if answer.head.is_some() { 4 } else { 3 });
     encode::text(&mut out, "ok");
     encode::boolean(&mut out, answer.ok);
@@ -147,15 +119,9 @@ async fn push(
     Ok(msgpack(out))
 }
 
-async fn negotiate(
-    State(hub): State<Arc<Hub>>,
-    caller: Caller,
-    Path((owner, slug)): Name,
-    headers: HeaderMap,
-    body: HttpBody,
-) -> Answer {
-    let limit = hub.limits.negotiate_body_bytes_max;
-    let (repo, view, body) = asked(&hub, &caller, (&owner, &slug), (headers, body, limit)).await?;
+async fn negotiate(asked: Asked) -> Answer {
+    let hub = Arc::clone(&asked.hub);
+    let (repo, view, body) = asked.read(hub.limits.negotiate_body_bytes_max).await?;
     let job = Arc::clone(&hub);
     hub.blocking(move || {
         let negotiated = job.negotiate(&repo, &view, &body)?;
@@ -173,15 +139,9 @@ async fn negotiate(
     .await
 }
 
-async fn fetch(
-    State(hub): State<Arc<Hub>>,
-    caller: Caller,
-    Path((owner, slug)): Name,
-    headers: HeaderMap,
-    body: HttpBody,
-) -> Answer {
-    let limit = hub.limits.ids_body_bytes_max;
-    let (repo, view, body) = asked(&hub, &caller, (&owner, &slug), (headers, body, limit)).await?;
+async fn fetch(asked: Asked) -> Answer {
+    let hub = Arc::clone(&asked.hub);
+    let (repo, view, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
     let answer = hub.fetch(repo, view, body).await?;
     let chunks = stream::once(async move { Ok(answer.first) }).chain(received(answer.rest));
     let mut response = Response::new(HttpBody::from_stream(chunks));
@@ -220,22 +180,10 @@ async fn list_releases(
     .await
 }
 
-async fn publish_release(
-    State(hub): State<Arc<Hub>>,
-    caller: Caller,
-    Extension(place): Extension<HeldPlace>,
-    Path((owner, slug)): Name,
-    headers: HeaderMap,
-    body: HttpBody,
-) -> Answer {
-    hub.writable(&caller, &owner, &slug, false).await?;
-    let body = intake::take(&hub, &headers, body, hub.limits.json_body_bytes_max).await?;
-    let job = Arc::clone(&hub);
-    let published = async move {
-        let (repo, _) = job.writable(&caller, &owner, &slug, false).await?;
-        job.publish_release(&caller, &repo, &body).await
-    };
-    let id = to_the_end(&hub, place, published).await?;
+async fn publish_release(asked: Asked) -> Answer {
+    let limit = asked.hub.limits.json_body_bytes_max;
+    let publish = |hub: Arc<Hub>, caller, name, body| async move { hub.publish_release(&caller, &name, &body).await };
+    let id = asked.write(limit, false, publish).await?;
     let mut out = map(1);
     pair(&mut out, "release_id", &id);
     Ok(msgpack(out))
@@ -255,22 +203,10 @@ async fn retract_release(
     Ok(msgpack(out))
 }
 
-async fn set_tags(
-    State(hub): State<Arc<Hub>>,
-    caller: Caller,
-    Extension(place): Extension<HeldPlace>,
-    Path((owner, slug)): Name,
-    headers: HeaderMap,
-    body: HttpBody,
-) -> Answer {
-    hub.writable(&caller, &owner, &slug, false).await?;
-    let body = intake::take(&hub, &headers, body, hub.limits.json_body_bytes_max).await?;
-    let job = Arc::clone(&hub);
-    let set = async move {
-        let (repo, _) = job.writable(&caller, &owner, &slug, false).await?;
-        job.set_tags(&caller, &repo, &body).await
-    };
-    let stored = to_the_end(&hub, place, set).await?;
+async fn set_tags(asked: Asked) -> Answer {
+    let limit = asked.hub.limits.json_body_bytes_max;
+    let set = |hub: Arc<Hub>, caller, name, body| async move { hub.set_tags(&caller, &name, &body).await };
+    let stored = asked.write(limit, false, set).await?;
     let mut out = map(1);
     encode::text(&mut out, "stored");
     encode::unsigned(&mut out, stored);
@@ -318,17 +254,56 @@ async fn object(
     }
 }
 
-/// A reader's request: may he, his body, may he still, on the newest view.
-async fn asked(
-    hub: &Arc<Hub>,
-    caller: &Caller,
-    (owner, slug): (&str, &str),
-    (headers, body, limit): (HeaderMap, HttpBody, u64),
-) -> Result<(Repo, View, Body), HubError> {
-    hub.readable(caller, owner, slug).await?;
-    let body = intake::take(hub, &headers, body, limit).await?;
-    let (repo, view) = hub.readable(caller, owner, slug).await?;
-    Ok((repo, view, body))
+/// A request with a body about a repository.
+struct Asked {
+    hub: Arc<Hub>,
+    caller: Caller,
+    name: RepoName,
+    place: HeldPlace,
+    headers: HeaderMap,
+    body: HttpBody,
+}
+
+impl FromRequest<Arc<Hub>> for Asked {
+    type Rejection = HubError;
+
+    async fn from_request(request: Request, hub: &Arc<Hub>) -> Result<Asked, HubError> {
+        let (mut parts, body) = request.into_parts();
+        let caller = Caller::from_request_parts(&mut parts, hub).await?;
+        let name = Path::<(String, String)>::from_request_parts(&mut parts, hub).await;
+        let Path((owner, slug)) = name.map_err(|error| HubError::BadRequest(error.body_text()))?;
+        let place = parts.extensions.remove().unwrap_or_default();
+        Ok(Asked { hub: Arc::clone(hub), caller, name: RepoName { owner, slug }, place, headers: parts.headers, body })
+    }
+}
+
+impl Asked {
+    /// A reader's: may he, his body of at most `limit` bytes, may he still, on the newest view.
+    async fn read(self, limit: u64) -> Result<(Repo, View, Body), HubError> {
+        let Asked { hub, caller, name, headers, body, .. } = self;
+        hub.readable(&caller, &name.owner, &name.slug).await?;
+        let body = intake::take(&hub, &headers, body, limit).await?;
+        let (repo, view) = hub.readable(&caller, &name.owner, &name.slug).await?;
+        Ok((repo, view, body))
+    }
+
+    /// A writer's: may he (an unknown repository counts as his own if `create`), his body of at most `limit` bytes, then
+    /// `work`, which asks again.
+    async fn write<T, W>(
+        self,
+        limit: u64,
+        create: bool,
+        work: impl FnOnce(Arc<Hub>, Caller, RepoName, Body) -> W,
+    ) -> Result<T, HubError>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, HubError>> + Send + 'static,
+    {
+        let Asked { hub, caller, name, place, headers, body } = self;
+        hub.writable(&caller, &name.owner, &name.slug, create).await?;
+        let body = intake::take(&hub, &headers, body, limit).await?;
+        to_the_end(&hub, place, work(Arc::clone(&hub), caller, name, body)).await
+    }
 }
 
 /// Runs `work` to its end even when the client goes away; it keeps its place till then, and a shutdown waits for it.

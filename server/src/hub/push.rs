@@ -25,6 +25,7 @@ use crate::{
         bundle::{Intake, Refused, Taken},
         packing::{Packing, StoredPacks, spool_error},
         receive::plant_rows_for_new_only,
+        repos::RepoName,
     },
     wire::requests::{self, PushIndex},
 };
@@ -78,12 +79,11 @@ impl Hub {
     pub async fn push(
         self: Arc<Self>,
         caller: Caller,
-        owner: String,
-        slug: String,
+        name: RepoName,
         body: Body,
         idempotency_key: Option<String>,
     ) -> Result<PushAnswer, HubError> {
-        let (repo, _) = self.writable(&caller, &owner, &slug, true).await?;
+        let (repo, _) = self.writable(&caller, &name.owner, &name.slug, true).await?;
         let turn = self.push_turns.of(repo.row.record.repo);
         let _turn = turn.lock().await;
         let (hub, read) = (Arc::clone(&self), body.clone());
@@ -91,7 +91,7 @@ impl Hub {
             self.blocking(move || Ok((read.digest().map_err(spool_error)?, Arc::new(hub.index_push(&read)?)))).await?;
         let ident = Ident { chosen: idempotency_key, random: self.random_push_id()?, body: digest };
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(answer) = self.attempt(&caller, (&owner, &slug), &body, &index, &ident).await? {
+            if let Some(answer) = self.attempt(&caller, &name, &body, &index, &ident).await? {
                 return Ok(answer);
             }
         }
@@ -104,12 +104,12 @@ impl Hub {
     async fn attempt(
         self: &Arc<Self>,
         caller: &Caller,
-        (owner, slug): (&str, &str),
+        name: &RepoName,
         body: &Body,
         index: &Arc<PushIndex>,
         ident: &Ident,
     ) -> Result<Option<PushAnswer>, HubError> {
-        let (repo, view) = self.writable(caller, owner, slug, true).await?;
+        let (repo, view) = self.writable(caller, &name.owner, &name.slug, true).await?;
         let (hub, body, index, branch) = (Arc::clone(self), body.clone(), Arc::clone(index), &index.branch);
         let (actor, repo_id) = (caller.actor(), repo.row.record.repo);
         let key = ident.key(&actor, repo_id);
@@ -120,7 +120,7 @@ impl Hub {
             // It is refused now, but may have been accepted before: then that answer holds.
             refused => {
                 return match self.was_accepted(key, actor, repo_id).await? {
-                    true => self.accepted_before(caller, (owner, slug), branch).await.map(Some),
+                    true => self.accepted_before(caller, name, branch).await.map(Some),
                     false => refused.map(|refusal| refusal.err()),
                 };
             }
@@ -128,7 +128,7 @@ impl Hub {
         let Ready { conditions, events, stored, answer } = ready;
         let proposal = Proposal { push: key.push, fingerprint: key.fingerprint, actor, conditions, events };
         match self.append_packs(proposal, stored).await {
-            Ok(appended) if appended.repeated => self.accepted_before(caller, (owner, slug), branch).await.map(Some),
+            Ok(appended) if appended.repeated => self.accepted_before(caller, name, branch).await.map(Some),
             Ok(_) => Ok(Some(answer)),
             Err(HubError::NotAppended(Reason::Condition(Condition::RepoLive(_)))) => {
                 Err(HubError::NotFound("the repository was deleted while the push was under way".to_owned()))
@@ -161,13 +161,8 @@ impl Hub {
     }
 
     /// The answer to a repeat: where the branches are now, which is where the push left them unless somebody went on.
-    async fn accepted_before(
-        &self,
-        caller: &Caller,
-        (owner, slug): (&str, &str),
-        branch: &str,
-    ) -> Result<PushAnswer, HubError> {
-        let (repo, view) = self.writable(caller, owner, slug, false).await?;
+    async fn accepted_before(&self, caller: &Caller, name: &RepoName, branch: &str) -> Result<PushAnswer, HubError> {
+        let (repo, view) = self.writable(caller, &name.owner, &name.slug, false).await?;
         let refs = self.read(move || Ok(view.refs(repo.scope)?)).await?;
         let head = refs.iter().find(|row| row.name == branch).map(|row| row.head);
         Ok(answer(true, "this push was accepted before".to_owned(), &refs, head))

@@ -20,6 +20,7 @@ use crate::{
         Appended, Caller, Hub, HubError, Repo,
         body::Body,
         packing::{Packing, StoredPacks, spool_error},
+        repos::RepoName,
     },
     wire::requests::{self, ObjectSpan, PushCaps},
 };
@@ -38,12 +39,11 @@ impl Hub {
     pub async fn receive_objects(
         self: Arc<Self>,
         caller: Caller,
-        owner: String,
-        slug: String,
+        name: RepoName,
         body: Body,
     ) -> Result<Received, HubError> {
         for _ in 0..ATTEMPTS_MAX {
-            let (repo, view) = self.writable(&caller, &owner, &slug, true).await?;
+            let (repo, view) = self.writable(&caller, &name.owner, &name.slug, true).await?;
             let push = self.random_push_id()?;
             let conditions = vec![repo.is_there()];
             let created = repo.creation();
@@ -61,6 +61,7 @@ impl Hub {
                 appended => return appended.map(|_| received),
             }
         }
+        let RepoName { owner, slug } = name;
         Err(HubError::Unavailable(format!("{owner}/{slug} was created and deleted meanwhile: send the objects again")))
     }
 

@@ -14,7 +14,7 @@ use reprise_projections::{View, view::ReleaseRow};
 use serde_json::{Map, Value};
 
 use crate::{
-    hub::{Caller, Hub, HubError, Repo, body::Body},
+    hub::{Caller, Hub, HubError, Repo, body::Body, repos::RepoName},
     wire::Decoder,
     wire::{Field, value::value},
 };
@@ -32,7 +32,8 @@ impl Hub {
     /// Publishes the release of a body; returns its id.
     ///
     /// Errors: `Conflict` (409) when the tag has a release.
-    pub async fn publish_release(&self, caller: &Caller, repo: &Repo, body: &Body) -> Result<String, HubError> {
+    pub async fn publish_release(&self, caller: &Caller, name: &RepoName, body: &Body) -> Result<String, HubError> {
+        let (repo, _) = self.writable(caller, &name.owner, &name.slug, false).await?;
         let mut record = record_of(body)?;
         without_nulls(&mut record);
         let tag = text(&record, "tag")?.to_owned();
@@ -60,7 +61,7 @@ impl Hub {
             is_draft,
             record,
         });
-        self.append_as(caller, conditions(repo, tag, false), event).await?;
+        self.append_as(caller, conditions(&repo, tag, false), event).await?;
         Ok(id)
     }
 

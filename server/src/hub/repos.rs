@@ -14,6 +14,15 @@ use reprise_projections::RepoRow;
 
 use crate::hub::{Appended, Caller, Hub, HubError};
 
+/// `OWNER/SLUG`, as somebody wrote it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RepoName {
+    /// First part.
+    pub owner: String,
+    /// Second part.
+    pub slug: String,
+}
+
 /// What a new repository is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewRepo {

@@ -11,14 +11,16 @@ use reprise_engine::{
 use serde_json::{Map, Value};
 
 use crate::hub::{
-    Caller, Hub, HubError, Repo,
+    Caller, Hub, HubError,
     body::Body,
     releases::{check_tag, record_of, text},
+    repos::RepoName,
 };
 
 impl Hub {
     /// Sets the tags of a body; returns how many.
-    pub async fn set_tags(&self, caller: &Caller, repo: &Repo, body: &Body) -> Result<u64, HubError> {
+    pub async fn set_tags(&self, caller: &Caller, name: &RepoName, body: &Body) -> Result<u64, HubError> {
+        let (repo, _) = self.writable(caller, &name.owner, &name.slug, false).await?;
         let record = record_of(body)?;
         let Some(Value::Array(entries)) = record.get("tags") else {
             return Err(HubError::Invalid("tags: an array is expected".to_owned()));
