@@ -20,10 +20,11 @@ use crate::{
         refold::{self, Fold, Walked},
         repair::{self, Beginning, Made},
         scan::{RawGroup, Rest, look_beyond},
+        segment::{Active, footer, segment_capacity},
         survey::{Damage, Found, Survey, survey},
     },
     planted::{self, PlantedBug},
-    writer::{Active, Handover, footer, segment_capacity},
+    writer::Handover,
 };
 
 /// What the last segment's walk found, for the table.

@@ -20,11 +20,11 @@ use crate::{
     limits::{FRAME_BYTES_MAX, PROPOSAL_BYTES_MAX},
     log::{
         fields::len32,
-        footer::{INDEX_BYTES, IndexEntry, Trailer, encode_index},
+        footer::{INDEX_BYTES, IndexEntry},
         frame::{self, BODY_BYTES_MAX, CONTINUES, Draft, MARK, Salt},
         header::{BLOCK_LEN, SegmentHeader},
         push_ids::{PushEntry, PushIds},
-        state_codec,
+        segment::{Active, SegmentEnd, footer, roll_slack, segment_capacity},
     },
 };
 
@@ -123,21 +123,6 @@ pub(crate) struct Handover {
     pub(crate) active: Active,
     /// How many segments there are, the active one included.
     pub(crate) segments: u64,
-}
-
-/// The segment that is appended to.
-#[derive(Clone, Debug)]
-pub(crate) struct Active {
-    /// Position of its first event.
-    pub(crate) first: Position,
-    /// Its salt.
-    pub(crate) salt: Salt,
-    /// Zero-filled bytes.
-    pub(crate) capacity: u64,
-    /// Where the next frame goes.
-    pub(crate) end: u64,
-    /// Its sparse index so far.
-    pub(crate) index: Vec<IndexEntry>,
 }
 
 /// The writer.
@@ -587,44 +572,6 @@ impl Pending {
     }
 }
 
-/// Where a segment ends.
-#[derive(Clone, Copy)]
-pub(crate) struct SegmentEnd {
-    /// After its last group.
-    pub(crate) durable: Durable,
-    /// Ordinal of the next write.
-    pub(crate) sequence: u64,
-    /// Time of its last group.
-    pub(crate) time_ms: u64,
-}
-
-/// The footer of a segment that is full.
-pub(crate) fn footer(log: LogId, active: &Active, end: SegmentEnd, state: &State, pushes: &PushIds) -> Vec<u8> {
-    let trailer = Trailer {
-        log,
-        first: active.first,
-        last: end.durable.position,
-        sequence: end.sequence,
-        frames_end: active.end,
-        time_ms: end.time_ms,
-        chain: end.durable.chain,
-        sections: Default::default(),
-    };
-    trailer.encode([&encode_index(&active.index), &pushes.encode_active(), &state_codec::encode(state)])
-}
-
-/// Zero-filled bytes of the segment after `segments` others: small logs take little room, large ones have few files.
-pub(crate) fn segment_capacity(segments: u64, segment_bytes: u64) -> u64 {
-    let grown =
-        CAPACITY_BYTES_FIRST.checked_shl(u32::try_from(segments).unwrap_or(u32::MAX).min(20)).unwrap_or(u64::MAX);
-    segment_bytes.min(grown).max(2 * BLOCK_LEN as u64)
-}
-
-/// A segment is full this many bytes before its end, so that small groups never pass the zero-filled space.
-fn roll_slack(capacity: u64) -> u64 {
-    (capacity / 8).min(64 << 10)
-}
-
 fn encode(proposal: &Proposal, time_ms: u64) -> Result<Vec<Vec<u8>>, Reason> {
     let header =
         EventHeader { time_ms, push: proposal.push, fingerprint: proposal.fingerprint, actor: proposal.actor.clone() };
@@ -648,5 +595,5 @@ fn encode(proposal: &Proposal, time_ms: u64) -> Result<Vec<Vec<u8>>, Reason> {
 
 /// A group is closed once its events pass this many bytes.
 const GROUP_BYTES_TARGET: u64 = 8 << 20;
-/// Zero-filled bytes of a log's first segment; each later one has twice as many, up to the configured size.
-const CAPACITY_BYTES_FIRST: u64 = 4 << 20;
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ pub(crate) mod push_ids;
 pub(crate) mod refold;
 pub(crate) mod repair;
 pub(crate) mod scan;
+pub(crate) mod segment;
 pub(crate) mod state_codec;
 pub(crate) mod survey;
 

@@ -13,10 +13,10 @@ use crate::{
         header::BLOCK_LEN,
         push_ids::{self, PushIds},
         scan::{From, GroupReader, RawGroup, Step},
+        segment::{Active, SegmentEnd},
         state_codec,
         survey::{Found, section},
     },
-    writer::{Active, SegmentEnd},
 };
 
 /// State folded so far, and where in the segment the fold stands.
