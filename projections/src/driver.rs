@@ -32,20 +32,17 @@ pub(crate) fn spawn(name: &str, inner: &Arc<Inner>, run: fn(&Inner)) -> Result<J
 
 /// The projector's thread: establish a store, follow the log; when the store fails, again.
 pub(crate) fn project(inner: &Inner) {
-    let mut failures = 0;
     let mut start = Start { swept: false, lost: None };
     while !inner.stopping() {
         let run = || {
             let (live, from) = establish(inner, &mut start)?;
-            failures = 0;
             follow(inner, live, from)
         };
         let panicked = || Err(Error::new(ErrorKind::Unavailable, "the projector panicked"));
         let Err(error) = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| panicked()) else { return };
         tracing::error!(%error, "the projections failed and are built again");
-        give_up(inner, &error);
+        let failures = give_up(inner, &error);
         start.lost = Some(error.to_string());
-        failures += 1;
         if inner.pause(BACKOFF_BASE * 2u32.pow(failures.min(BACKOFF_DOUBLINGS))) {
             return;
         }
@@ -60,11 +57,16 @@ struct Start {
     lost: Option<String>,
 }
 
-/// From here on no flush, no shutdown and no restart takes the live generation for a good one. Reads go on.
-fn give_up(inner: &Inner, error: &Error) {
+/// From here on no flush, no shutdown and no restart takes the live generation for a good one. Reads go on. Returns how many
+/// failures this makes.
+fn give_up(inner: &Inner, error: &Error) -> u32 {
     inner.tell(State::Stopped, &error.to_string());
     let _flushing = inner.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-    let live = inner.shared().live.take();
+    let (live, failures) = {
+        let mut shared = inner.shared();
+        shared.failures = shared.failures.saturating_add(1);
+        (shared.live.take(), shared.failures)
+    };
     if let Some(live) = live {
         live.discard();
     }
@@ -72,6 +74,7 @@ fn give_up(inner: &Inner, error: &Error) {
         // The generation has no flush record any more: the next start does not believe it either.
         tracing::warn!(%error, "CURRENT could not be removed");
     }
+    failures
 }
 
 /// Opens the live generation or builds one.
@@ -85,12 +88,14 @@ fn establish(inner: &Inner, start: &mut Start) -> Result<(Arc<Live>, Checkpoint)
         }
         (Some(home), None) => home.open(inner.source())?,
     };
+    let losses = inner.home.as_ref().map_or(Ok(Vec::new()), |home| home.losses())?;
+    inner.shared().possible_loss |= !losses.is_empty();
     match found {
         Found::Good { live, from, note } => {
             sweep(inner, start, Some(&live.name))?;
             let live = Arc::new(live);
             let mut shared = inner.shared();
-            shared.reason = note;
+            shared.reason = told(losses, note);
             shared.unchecked = Some(Arc::clone(&live));
             drop(shared);
             inner.flush_wanted.notify_all();
@@ -103,12 +108,19 @@ fn establish(inner: &Inner, start: &mut Start) -> Result<(Arc<Live>, Checkpoint)
             let stop = || inner.stopping();
             let options = RebuildOptions::default();
             let built = switch::build(inner, &options, inner.durable(), (outdated, &stop), &|_| {})?;
-            let told = if reason.is_empty() { reason } else { format!("rebuilt because {reason}") };
-            inner.tell(State::Running, &told);
+            let note = if reason.is_empty() { reason } else { format!("rebuilt because {reason}") };
+            inner.tell(State::Running, &told(losses, note));
             let at = built.at;
             Ok((built.keep_as_current()?, at))
         }
     }
+}
+
+/// What people are told: also of losses that were found by earlier starts.
+fn told(mut losses: Vec<String>, note: String) -> String {
+    losses.retain(|loss| !note.contains(loss));
+    losses.extend((!note.is_empty()).then_some(note));
+    losses.join("; ")
 }
 
 fn rebuild_because(reason: String) -> Found {
@@ -157,10 +169,11 @@ fn follow(inner: &Inner, mut live: Arc<Live>, from: Checkpoint) -> Result<()> {
             }
             Err(error) => {
                 // The log cannot be read here: nothing is lost by trying again, and reads go on.
+                let before = inner.shared().reason.clone();
                 inner.tell(State::Stopped, &error.to_string());
                 groups = None;
                 inner.pause(LOG_RETRY);
-                inner.shared().state = State::Running;
+                inner.tell(State::Running, &before);
             }
         }
     }
@@ -226,7 +239,10 @@ fn flush_once(inner: &Inner) -> Result<()> {
         let shared = inner.shared();
         (shared.live.clone(), shared.folded)
     };
-    live.map_or(Ok(()), |live| live.flush(folded))
+    let Some(live) = live else { return Ok(()) };
+    live.flush(folded)?;
+    inner.shared().failures = 0;
+    Ok(())
 }
 
 const IDLE_WAIT: Duration = Duration::from_millis(100);

@@ -1,14 +1,14 @@
 //! Generations on the file system: their names, and removing what is not live.
 //!
 //! A generation is one complete build of all projections, a directory `gen-<nnnnnn>`; `aside-<nnnnnn>` is one that was
-//! kept because it knew more than the log. Never removes an aside generation.
+//! kept, with `aside-<nnnnnn>.loss` beside it if it knew more than the log. Never removes an aside generation.
 #![allow(clippy::disallowed_methods, reason = "fjall owns these directories; no other code of ours enters them")]
 
 use std::{fs, io, path::Path};
 
-use reprise_engine::{Error, Result, disk::Disk};
+use reprise_engine::{Error, Result, disk::Disk, id::Position};
 
-use crate::records;
+use crate::records::{self, Flushed, Loss};
 
 /// The highest number of all that exist; 0 if there is none.
 pub fn last_number(disk: &dyn Disk) -> Result<u64> {
@@ -34,14 +34,53 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Keeps a generation that knows more than the log, under a name that nothing opens. Returns the name.
-pub fn set_aside(disk: &dyn Disk, generation: &str) -> Result<String> {
-    let aside = generation.replacen(LIVE, ASIDE, 1);
-    disk.rename(generation, &aside)?;
+/// The name under which a generation is kept.
+pub fn aside_name(generation: &str) -> String {
+    generation.replacen(LIVE, ASIDE, 1)
+}
+
+/// Keeps a generation under a name that nothing opens. With `loss`, because it knows more than the log: that is reported at
+/// every start while the record of it stands.
+pub fn set_aside(disk: &dyn Disk, generation: &str, loss: Option<&str>) -> Result<()> {
+    let aside = aside_name(generation);
+    if let Some(reason) = loss {
+        // First: a crash after it only reports more than is there.
+        records::write(disk, &records::loss_name(&aside), &Loss { reason: reason.to_owned() })?;
+    }
+    match disk.rename(generation, &aside) {
+        Err(error) if error.is_not_found() => {}
+        renamed => renamed?,
+    }
     records::remove(disk, &records::flushed_name(generation))?;
     records::remove(disk, &records::clean_name(generation))?;
-    disk.sync_dir("")?;
-    Ok(aside)
+    disk.sync_dir("")
+}
+
+/// The generations whose records say that they were flushed beyond `durable`, and up to where.
+pub fn flushed_beyond(disk: &dyn Disk, durable: Position) -> Result<Vec<(String, Position)>> {
+    let mut found = Vec::new();
+    for name in disk.list("")? {
+        let Some(generation) = name.strip_suffix(records::FLUSHED).filter(|name| name.starts_with(LIVE)) else {
+            continue;
+        };
+        if let Some(flushed) = records::read::<Flushed>(disk, &name)?
+            && Position(flushed.position) > durable
+        {
+            found.push((generation.to_owned(), Position(flushed.position)));
+        }
+    }
+    Ok(found)
+}
+
+/// What the records of possible losses say.
+pub fn losses(disk: &dyn Disk) -> Result<Vec<String>> {
+    let mut losses = Vec::new();
+    for name in disk.list("")?.iter().filter(|name| name.starts_with(ASIDE) && name.ends_with(records::LOSS)) {
+        let loss: Option<Loss> = records::read(disk, name)?;
+        // A record that cannot be read still stands for a loss.
+        losses.push(loss.map_or_else(|| format!("{name} cannot be read"), |loss| loss.reason));
+    }
+    Ok(losses)
 }
 
 /// Removes every generation but `live`, and records of generations that are gone.

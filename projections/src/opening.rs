@@ -84,8 +84,26 @@ impl Home {
         Ok(Home { disk, root, memory, numbered: Arc::new(AtomicU64::new(0)) })
     }
 
-    /// Opens what `CURRENT` names.
+    /// Opens what `CURRENT` names. Whatever it finds, no generation that knows more than the log is left for the sweep.
     pub fn open(&self, source: &dyn Source) -> Result<Found> {
+        let found = self.find(source)?;
+        let Found::Rebuild { reason, possible_loss, outdated } = found else { return Ok(found) };
+        let durable = source.durable().position;
+        let mut reasons = vec![reason];
+        for (name, known) in generation::flushed_beyond(&*self.disk, durable)? {
+            reasons.push(self.keep_aside(&name, &ahead(known, durable))?);
+        }
+        let possible_loss = possible_loss || reasons.len() > 1;
+        reasons.retain(|reason| !reason.is_empty());
+        Ok(Found::Rebuild { reason: reasons.join("; "), possible_loss, outdated })
+    }
+
+    /// What the generations that were kept because they knew more than the log say, until an operator removes them.
+    pub fn losses(&self) -> Result<Vec<String>> {
+        generation::losses(&*self.disk)
+    }
+
+    fn find(&self, source: &dyn Source) -> Result<Found> {
         let disk = &*self.disk;
         let marker: Option<Opening> = records::read(disk, records::OPENING)?;
         let died = records::stands(disk, records::OPENING)?;
@@ -100,7 +118,7 @@ impl Home {
             return self.unusable(Some(&current), &format!("an earlier opening{name} did not come to its end"));
         }
         if let Some(reason) = current.outdated() {
-            generation::set_aside(disk, &current.generation)?;
+            generation::set_aside(disk, &current.generation, None)?;
             self.forget()?;
             return Ok(Found::Rebuild { reason, possible_loss: false, outdated: true });
         }
@@ -151,11 +169,7 @@ impl Home {
         let known = stamps.iter().flatten().map(|stamp| stamp.position).chain([stored.position]).max();
         let durable = source.durable().position;
         if let Some(known) = known.filter(|known| *known > durable) {
-            return self.aside(
-                current,
-                store,
-                &format!("it knows the event at {known}, but the log ends at {durable}"),
-            );
+            return self.aside(current, store, &ahead(known, durable));
         }
         let clean: Option<Flushed> = records::read(&*self.disk, &records::clean_name(name))?;
         let flushed: Option<Flushed> = records::read(&*self.disk, &records::flushed_name(name))?;
@@ -172,6 +186,9 @@ impl Home {
         let Ok(from) = record.checkpoint() else {
             return self.unusable(Some(current), "its record of a flush is malformed");
         };
+        if stored.position < from.position {
+            return self.unusable(Some(current), "its checkpoint is older than its last flush");
+        }
         for at in [from, stored] {
             if at.position > Position::ZERO && source.chain_at(at.position)? != Some(at.chain) {
                 return self.aside(current, store, &format!("the log is another one at {}", at.position));
@@ -190,11 +207,17 @@ impl Home {
 
     fn aside(&self, current: &Current, store: FjallStore, why: &str) -> Result<Found> {
         drop(store);
-        let aside = generation::set_aside(&*self.disk, &current.generation)?;
+        let reason = self.keep_aside(&current.generation, why)?;
         self.forget()?;
-        let reason = format!("generation {} was kept as {aside}: {why}", current.generation);
-        tracing::error!(reason, "the log may have lost events");
         Ok(Found::Rebuild { reason, possible_loss: true, outdated: false })
+    }
+
+    /// Keeps a generation that knows more than the log; returns what to tell about it.
+    fn keep_aside(&self, name: &str, why: &str) -> Result<String> {
+        let reason = format!("generation {name} was kept as {}: {why}", generation::aside_name(name));
+        tracing::error!(reason, "the log may have lost events");
+        generation::set_aside(&*self.disk, name, Some(&reason))?;
+        Ok(reason)
     }
 
     fn unusable(&self, current: Option<&Current>, why: &str) -> Result<Found> {
@@ -253,6 +276,10 @@ impl Live {
             }
         }
     }
+}
+
+fn ahead(known: Position, durable: Position) -> String {
+    format!("it knows the event at {known}, but the log ends at {durable}")
 }
 
 fn whole(stamps: &[Option<Stamp>], number: u64) -> bool {

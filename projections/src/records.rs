@@ -43,6 +43,13 @@ pub struct Opening {
     pub generation: String,
 }
 
+/// `<aside>.loss`: the generation that is kept beside it knew more than the log.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Loss {
+    /// What was found.
+    pub reason: String,
+}
+
 impl Current {
     /// `generation`, built by this code.
     pub fn of(generation: &str) -> Current {
@@ -83,9 +90,19 @@ pub const CURRENT: &str = "CURRENT";
 /// Name of the marker that stands while a store is being opened.
 pub const OPENING: &str = "opening";
 
+/// How the name of a flush record ends.
+pub const FLUSHED: &str = ".flushed";
+/// How the name of a record of a possible loss ends.
+pub const LOSS: &str = ".loss";
+
 /// Name of a generation's flush record.
 pub fn flushed_name(generation: &str) -> String {
-    format!("{generation}.flushed")
+    format!("{generation}{FLUSHED}")
+}
+
+/// Name of the record of what a generation that is kept says about the log.
+pub fn loss_name(aside: &str) -> String {
+    format!("{aside}{LOSS}")
 }
 
 /// Name of a generation's mark of a clean stop.

@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) live: Option<Arc<Live>>,
     parked: Parked,
     pub(crate) state: State,
+    /// Failures since the last flush of a live generation: a store that builds well and fails at once is no success.
+    pub(crate) failures: u32,
     pub(crate) reason: String,
     pub(crate) possible_loss: bool,
     pub(crate) rebuild: Option<(u64, u64)>,
@@ -90,6 +92,7 @@ impl Inner {
             live: None,
             parked: Parked::default(),
             state: State::Running,
+            failures: 0,
             reason: String::new(),
             possible_loss: false,
             rebuild: None,

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering::SeqCst},
         mpsc,
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use history::*;
@@ -27,12 +27,13 @@ use reprise_projections::{
     source::{Groups, Source},
 };
 
-/// A log that can be told to give a group out of order, which the projector takes for a failed store, and to do
-/// something when somebody begins to follow it.
+/// A log that can be told to give a group out of order, which the projector takes for a failed store, to be unreadable, and
+/// to do something when somebody begins to follow it.
 #[derive(Clone, Default)]
 struct TroubledLog {
     log: MemoryLog,
     disorder: Arc<AtomicBool>,
+    unreadable: Arc<AtomicBool>,
     on_follow: Arc<Mutex<VecDeque<Hook>>>,
 }
 
@@ -85,7 +86,8 @@ impl Source for TroubledLog {
     fn follow(&self, from: Position) -> Result<Box<dyn Groups>> {
         let hook = self.on_follow.lock().unwrap().pop_front();
         hook.map_or(Ok(()), |hook| hook())?;
-        Ok(Box::new(Troubled { groups: self.log.follow(from)?, disorder: Arc::clone(&self.disorder) }))
+        let (disorder, unreadable) = (Arc::clone(&self.disorder), Arc::clone(&self.unreadable));
+        Ok(Box::new(Troubled { groups: self.log.follow(from)?, disorder, unreadable }))
     }
 
     fn now_ms(&self) -> u64 {
@@ -96,10 +98,14 @@ impl Source for TroubledLog {
 struct Troubled {
     groups: Box<dyn Groups>,
     disorder: Arc<AtomicBool>,
+    unreadable: Arc<AtomicBool>,
 }
 
 impl Groups for Troubled {
     fn next(&mut self, wait: Duration) -> Result<Option<Group>> {
+        if self.unreadable.load(SeqCst) {
+            return Err(Error::new(ErrorKind::Unavailable, "the log cannot be read just now"));
+        }
         let Some(mut group) = self.groups.next(wait)? else { return Ok(None) };
         if self.disorder.swap(false, SeqCst) {
             let mut events = group.events.to_vec();
@@ -238,4 +244,32 @@ fn a_store_that_has_just_failed_is_not_marked_clean_by_a_shutdown() {
     let again = log.open(dir.path());
     assert!(again.status().position > end.0);
     log.check(&again, dir.path());
+}
+
+#[test]
+fn a_store_that_fails_again_and_again_is_built_again_ever_more_slowly() {
+    let (log, dir) = (TroubledLog::new(13), tempfile::tempdir().unwrap());
+    let projections = log.open(dir.path());
+    let started = Instant::now();
+    for seed in 14..17 {
+        let end = log.fail_the_store(seed);
+        assert!(projections.wait_folded(end, WAIT), "{:?}", projections.status());
+    }
+    let elapsed = started.elapsed();
+    assert!(elapsed >= Duration::from_millis(500 + 1000 + 2000), "{elapsed:?}");
+    log.check(&projections, dir.path());
+}
+
+#[test]
+fn a_log_that_cannot_be_read_for_a_while_is_said_while_it_lasts_and_not_after() {
+    let (log, dir) = (TroubledLog::new(18), tempfile::tempdir().unwrap());
+    let projections = log.open(dir.path());
+    log.unreadable.store(true, SeqCst);
+    wait_until(&projections, "stopped");
+    assert!(projections.status().reason.contains("cannot be read just now"), "{:?}", projections.status());
+    assert_eq!(projections.view().digest().unwrap(), reference(&log.log), "reads go on");
+    log.unreadable.store(false, SeqCst);
+    assert!(projections.wait_folded(log.append(19), WAIT));
+    assert_eq!(projections.status().reason, "");
+    log.check(&projections, dir.path());
 }

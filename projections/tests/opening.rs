@@ -83,6 +83,59 @@ fn an_index_of_another_log_is_kept_aside_and_reported() {
 }
 
 #[test]
+fn a_possible_loss_is_reported_at_every_start_until_its_record_is_removed() {
+    let (log, dir) = built(19);
+    log.lose(3);
+    for start in 1..=3 {
+        let again = check_serves(&log, dir.path());
+        let status = again.status();
+        assert!(status.possible_loss, "start {start}: {status:?}");
+        assert_eq!(
+            status.reason.matches("gen-000001 was kept as aside-000001").count(),
+            1,
+            "start {start}: {status:?}"
+        );
+        again.shutdown().unwrap();
+    }
+    fs::remove_file(dir.path().join("aside-000001.loss")).unwrap();
+    let again = check_serves(&log, dir.path());
+    assert!(!again.status().possible_loss);
+    assert_eq!(again.status().reason, "");
+    assert!(dir.path().join("aside-000001").is_dir());
+}
+
+#[test]
+fn a_generation_that_cannot_be_opened_is_kept_too_if_it_was_flushed_beyond_the_log() {
+    let (log, dir) = built(20);
+    log.lose(3);
+    for damage in ["CURRENT", "opening", "gen-000001/keyspaces/1/manifest"] {
+        let copy = tempfile::tempdir().unwrap();
+        copy_tree(dir.path(), copy.path());
+        fs::write(copy.path().join(damage), "junk").unwrap();
+        fs::remove_dir_all(copy.path().join("gen-000001/keyspaces/2")).unwrap();
+        let again = check_serves(&log, copy.path());
+        assert!(again.status().possible_loss, "{damage}: {:?}", again.status());
+        assert!(copy.path().join("aside-000001").is_dir(), "{damage}: {:?}", again.status());
+    }
+}
+
+#[test]
+fn a_store_that_is_behind_its_own_flush_record_is_not_believed() {
+    use reprise_projections::{Checkpoint, store::fjall::FjallStore, store::*};
+    let (log, dir) = built(21);
+    {
+        let memory = reprise_projections::store::fjall::Memory { cache_bytes: 1 << 20, memtable_bytes: 1 << 20 };
+        let store = FjallStore::open(&dir.path().join("gen-000001"), memory).unwrap();
+        let early = log.groups()[2].clone();
+        let at = Checkpoint { position: early.events.last().unwrap().position, chain: early.chain };
+        store.apply(&Batch::new(), Some(at)).unwrap();
+        store.flush(Stamp { number: 99, position: at.position }).unwrap();
+    }
+    let again = check_serves(&log, dir.path());
+    assert!(again.status().reason.contains("older than its last flush"), "{:?}", again.status());
+}
+
+#[test]
 fn any_file_of_the_index_may_vanish_or_turn_to_junk_after_a_clean_stop() {
     let (log, dir) = built(6);
     every_file_is_damaged(&log, dir.path());
