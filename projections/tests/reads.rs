@@ -188,6 +188,37 @@ fn an_event_that_cannot_be_folded_parks_its_repository_and_no_other() {
 }
 
 #[test]
+fn a_name_that_fits_into_no_key_parks_its_repository_in_a_live_fold_and_in_a_rebuild() {
+    let long = "v".repeat(70_000);
+    let tag =
+        TagRecord { tag_id: "t".into(), tag: long.clone(), commit: ObjectId([1; 32]), created_at: "2026-01-01".into() };
+    let mut named = repo_record(repo(3), "c");
+    named.owner = long.clone();
+    let update = RefUpdate { name: long.clone(), old: None, new: Some(ObjectId([1; 32])), forced: true };
+    let events = [
+        created(1, "a"),
+        created(2, "b"),
+        EventBody::TagsSet(TagsSet { repo: repo(1), tags: vec![tag] }),
+        EventBody::RefsUpdated(RefsUpdated { repo: repo(1), updates: vec![update] }),
+        EventBody::TagsDeleted(TagsDeleted { repo: repo(1), tags: vec![long.clone()] }),
+        EventBody::ReleaseRetracted(ReleaseRetracted { repo: repo(1), tag: long }),
+        EventBody::RepoCreated(named),
+        delivered(2, 9, &[1]),
+    ];
+    in_both(&events, |view| {
+        assert!(view.tags(scope(view, "a")).unwrap_err().to_string().contains("70000 bytes"));
+        assert!(view.has(scope(view, "b"), Kind::Blob, blob(1)).unwrap());
+        assert_eq!(view.parked().unwrap().len(), 2);
+    });
+    let log = MemoryLog::default();
+    events.into_iter().for_each(|event| _ = log.append(vec![event]));
+    let dir = tempfile::tempdir().unwrap();
+    let projections = open_caught_up(&log, options(dir.path()));
+    assert!(projections.rebuild(&Default::default(), &|_| {}).unwrap().switched);
+    assert_eq!(projections.view().digest().unwrap(), reference(&log));
+}
+
+#[test]
 fn repositories_are_listed_by_name_page_by_page_without_stale_names() {
     let mut renamed = repo_record(repo(1), "z");
     renamed.slug = "m".into();

@@ -219,6 +219,14 @@ pub struct Reject {
 /// The rejects, decided from the event alone. An event of a repository that does not exist is none: its rows belong to
 /// no live repository and are therefore not logical rows.
 fn check(event: &Event) -> Result<(), Reject> {
+    if let Some((repo, bytes)) = longest_name(&event.body)
+        && bytes > NAME_BYTES_MAX
+    {
+        return Err(Reject {
+            repo,
+            reason: format!("a name of {bytes} bytes, at most {NAME_BYTES_MAX} fit into a key"),
+        });
+    }
     let EventBody::ObjectsReceived(received) = &event.body else { return Ok(()) };
     let reject = |reason: String| Err(Reject { repo: received.repo, reason });
     if let Some(at) = unsorted_row(received) {
@@ -244,6 +252,31 @@ fn check(event: &Event) -> Result<(), Reject> {
         }
     }
     Ok(())
+}
+
+/// Bytes of the longest name that becomes a part of a key, and whose it is.
+fn longest_name(body: &EventBody) -> Option<(RepoId, usize)> {
+    let of_repo = |owner: &str, slug: &str| owner.len() + 1 + slug.len();
+    match body {
+        EventBody::RepoCreated(record) | EventBody::RepoUpdated(record) => {
+            Some((record.repo, of_repo(&record.owner, &record.slug)))
+        }
+        EventBody::RepoDeleted(deleted) => Some((deleted.repo, of_repo(&deleted.owner, &deleted.slug))),
+        EventBody::RefsUpdated(updated) => {
+            updated.updates.iter().map(|update| (updated.repo, update.name.len())).max_by_key(|(_, bytes)| *bytes)
+        }
+        EventBody::TagsSet(set) => set.tags.iter().map(|tag| (set.repo, tag.tag.len())).max_by_key(|(_, bytes)| *bytes),
+        EventBody::TagsDeleted(deleted) => {
+            deleted.tags.iter().map(|label| (deleted.repo, label.len())).max_by_key(|(_, bytes)| *bytes)
+        }
+        EventBody::ReleasePublished(published) => Some((published.repo, published.tag.len())),
+        EventBody::ReleaseRetracted(retracted) => Some((retracted.repo, retracted.tag.len())),
+        EventBody::ObjectsReceived(_)
+        | EventBody::TokenIssued(_)
+        | EventBody::TokenRevoked(_)
+        | EventBody::RowsCondemned(_)
+        | EventBody::PacksRelocated(_) => None,
+    }
 }
 
 fn unsorted_row(received: &ObjectsReceived) -> Option<usize> {
@@ -274,3 +307,7 @@ pub fn named_key(repo: RepoId, name: &str) -> Vec<u8> {
 
 /// Bytes of an object's key.
 pub const OBJECT_KEY_BYTES: usize = 16 + 1 + 32;
+/// Bytes of a name in a key. The hub allows 255; the log may have been written by another version.
+pub const NAME_BYTES_MAX: usize = 32 << 10;
+// A stored key is the model's number, a repository's id and a name, and its length has 16 bits in the stores.
+const _: () = assert!(1 + 16 + NAME_BYTES_MAX <= u16::MAX as usize);
