@@ -15,7 +15,7 @@ use std::{
 use reprise_engine::{Error, ErrorKind, Result, id::Position};
 
 use crate::{
-    digest::Digest,
+    digest::{self, Digest},
     opening::Live,
     projections::Checkpoint,
     projector::{Input, Projector},
@@ -147,6 +147,12 @@ pub(crate) fn rebuild(inner: &Inner, options: &RebuildOptions, progress: Listene
     };
     let built = build(inner, options, until, (false, &stop), progress)?;
     let build_seconds = started.elapsed().as_secs_f64();
+    // Of what is stored, not of what was on its way into the store.
+    let stored = digest::of_snapshot(&*built.live.store.snapshot()?, until.position)?;
+    if stored != built.digest {
+        let text = format!("the new generation holds {stored} instead of {}", built.digest);
+        return Err(Error::new(ErrorKind::Unavailable, text));
+    }
     let live_digest = if comparable { digest_of_live(&view) } else { None };
     drop(view);
     let mut report = RebuildReport {

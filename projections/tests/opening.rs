@@ -243,6 +243,31 @@ fn a_table_of_another_keyspace_or_of_another_index_is_found_and_heals_by_itself(
 }
 
 #[test]
+fn a_new_generation_that_is_damaged_before_it_serves_does_not_take_over() {
+    let log = random_history(22, 25);
+    let dir = tempfile::tempdir().unwrap();
+    let projections = open_caught_up(&log, options(dir.path()));
+    let rotten = std::sync::Mutex::new(std::collections::BTreeSet::new());
+    let rot_all = |_| {
+        let mut files = Vec::new();
+        files_under(&dir.path().join("gen-000002/keyspaces"), &mut files);
+        files.retain(|file| file.parent().unwrap().ends_with("tables") && fs::metadata(file).unwrap().len() > 60);
+        files.retain(|file| !file.to_string_lossy().contains("keyspaces/0/"));
+        for file in files {
+            if rotten.lock().unwrap().insert(file.clone()) {
+                rot(&file);
+            }
+        }
+    };
+    let ended = projections.rebuild(&reprise_projections::RebuildOptions::default(), &rot_all);
+    assert!(!rotten.lock().unwrap().is_empty(), "there was something to damage");
+    assert!(ended.is_err(), "{ended:?}");
+    assert_eq!(projections.status().generation, "gen-000001");
+    assert_eq!(projections.view().digest().unwrap(), reference(&log));
+    assert!(!dir.path().join("gen-000002").exists());
+}
+
+#[test]
 fn a_rebuild_replaces_a_live_generation_that_cannot_be_read() {
     let log = random_history(16, 25);
     let dir = tempfile::tempdir().unwrap();

@@ -162,11 +162,16 @@ fn load_all(
 ) -> Result<Digest> {
     let load = |keyspace| -> Result<Digest> {
         let mut rows = LogicalRows::new(Merge::new(runs, keyspace)?, live, until, meter);
-        match target.store {
+        let count = match target.store {
             Some(store) => store.ingest(&mut rows)?,
             None => count(&mut rows)?,
         };
-        Ok(rows.into_digest())
+        let digest = rows.into_digest();
+        if count != digest.rows() {
+            let text = format!("the store took {count} of {} rows of {keyspace:?}", digest.rows());
+            return Err(Error::new(ErrorKind::Unavailable, text));
+        }
+        Ok(digest)
     };
     let next = AtomicUsize::new(0);
     let work = || {

@@ -234,6 +234,37 @@ fn long_history() -> Vec<Group> {
 
 struct FailingStore;
 
+/// A store that loses a row on the way.
+struct ForgetfulStore;
+
+impl Store for ForgetfulStore {
+    fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
+        FailingStore.snapshot()
+    }
+    fn apply(&self, batch: &Batch, checkpoint: Option<Checkpoint>) -> Result<()> {
+        FailingStore.apply(batch, checkpoint)
+    }
+    fn ingest(&self, rows: &mut dyn SortedRows) -> Result<u64> {
+        let mut count = 0u64;
+        while rows.next_row()?.is_some() {
+            count += 1;
+        }
+        Ok(count.saturating_sub(1))
+    }
+    fn flush(&self, stamp: Stamp) -> Result<()> {
+        FailingStore.flush(stamp)
+    }
+}
+
+#[test]
+fn a_store_that_took_fewer_rows_than_it_was_given_is_no_build() {
+    let groups = history(&mut StdRng::seed_from_u64(9));
+    let target = Target { store: Some(&ForgetfulStore), spill: None, stop: &|| false };
+    let options = RebuildOptions::default();
+    let ended = build_from(&MemoryFeed::new(&groups, 9_000), end_of(&groups), &target, &options, &|_| {});
+    assert!(ended.unwrap_err().to_string().contains("the store took"));
+}
+
 impl Store for FailingStore {
     fn snapshot(&self) -> Result<Arc<dyn Snapshot>> {
         Err(Error::new(ErrorKind::Full, "full"))

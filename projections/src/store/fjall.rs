@@ -70,6 +70,9 @@ impl FjallStore {
 
     fn create_with(path: &Path, memory: Memory, workers: usize, waits_max: u32) -> Result<FjallStore> {
         contained("create", || {
+            if generation::exists(path) {
+                return Err(lost(path, "is there already, and a new generation must be empty"));
+            }
             let database = database(path, memory, workers)?;
             let trees = trees(&database, memory)?;
             Ok(FjallStore::of(trees, database, path, waits_max))
@@ -443,6 +446,14 @@ mod tests {
             store.inner.tree(Keyspace::Small).rotate_memtable().unwrap();
         }
         String::new()
+    }
+
+    #[test]
+    fn a_new_generation_is_never_made_of_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(FjallStore::create(&dir.path().join("gen"), SMALL).unwrap());
+        let error = FjallStore::create(&dir.path().join("gen"), SMALL).err().unwrap();
+        assert!(error.to_string().contains("is there already"), "{error}");
     }
 
     #[test]
