@@ -156,7 +156,8 @@ impl Projections {
         self.inner.wait_served(position, wait)
     }
 
-    /// Calls `then` once `position` is folded (at once if it is). Must not block. Dropped uncalled at shutdown.
+    /// Calls `then` once `position` is folded (at once if it is). Must not block. Dropped uncalled at shutdown, and at once
+    /// when 10,000 others wait already.
     pub fn when_folded(&self, position: Position, then: Box<dyn FnOnce() + Send>) {
         self.inner.when_served(position, then);
     }

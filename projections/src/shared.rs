@@ -143,6 +143,9 @@ impl Inner {
                 return;
             }
             if !shared.serves(position) {
+                if shared.waiters.len() >= WAITERS_MAX {
+                    return;
+                }
                 shared.waiter_count += 1;
                 let key = (position, shared.waiter_count);
                 shared.waiters.insert(key, then);
@@ -318,5 +321,7 @@ impl Unflushed {
     }
 }
 
+/// Waiters may outlive their callers; while nothing is folded, more of them are turned away at once.
+const WAITERS_MAX: usize = 10_000;
 const FLUSH_CHANGES: usize = 50_000;
 const FLUSH_BYTES: usize = 32 << 20;

@@ -344,6 +344,22 @@ fn who_waits_for_a_position_is_called_once_it_is_in_the_view() {
 }
 
 #[test]
+fn beyond_ten_thousand_waiters_the_next_is_turned_away_at_once() {
+    let log = random_history(23, 5);
+    let dir = tempfile::tempdir().unwrap();
+    let projections = check_serves(&log, dir.path());
+    let never = reprise_engine::id::Position(u64::MAX);
+    let wait = || {
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        projections.when_folded(never, Box::new(move || sender.send(()).unwrap()));
+        receiver
+    };
+    let waiting: Vec<_> = (0..10_000).map(|_| wait()).collect();
+    assert_eq!(wait().try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected));
+    assert!(waiting.iter().all(|one| one.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty)));
+}
+
+#[test]
 fn a_live_generation_that_differs_from_the_log_is_not_replaced_without_being_told_to() {
     use reprise_projections::{Checkpoint, RebuildOptions, source::Source, store::fjall::FjallStore, store::*};
     let (log, dir) = built(12);
