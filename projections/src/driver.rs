@@ -205,7 +205,7 @@ fn publish(inner: &Inner, live: &Arc<Live>, output: Output) -> Result<()> {
     Ok(())
 }
 
-/// The flush thread: after so much work, or once when the work has stopped. First it looks at what was opened: every table
+/// The flush thread: after so much work, or a while after the first of it. First it looks at what was opened: every table
 /// is read once, without holding anything up but flushes.
 pub(crate) fn flush_now_and_then(inner: &Inner) {
     loop {
