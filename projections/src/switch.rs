@@ -171,7 +171,8 @@ pub(crate) fn rebuild(inner: &Inner, options: &RebuildOptions, progress: Listene
         hand_over(inner, built)?;
     } else {
         inner.shared().reason = format!(
-            "the live projections are not what the log says at {}: {} instead of {}; rebuild them as known bad",
+            "the live projections are not what the log says at {}: {} instead of {}; to replace \
+             them, stop the hub, remove CURRENT from the index, start it",
             until.position,
             report.live_digest.as_ref().map_or(String::new(), Digest::overall),
             report.digest.overall(),

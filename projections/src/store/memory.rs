@@ -37,8 +37,8 @@ impl MemoryStore {
     }
 
     fn content(&self) -> MutexGuard<'_, Content> {
-        // A panic between two map writes cannot leave half a batch: nobody else sees the guard's content before it is
-        // dropped, and the projector that panicked rebuilds.
+        // A panic between two map writes leaves half a batch: the projector that panicked gives the store up, and until then
+        // everyone reads snapshots of before.
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
