@@ -267,8 +267,13 @@ impl Engine {
     /// read-only engine, see [`Tail`]; `Full` or `Unavailable` if what was found could not be made durable.
     pub fn open(parts: Parts, options: Options) -> Result<(Engine, OpenReport)> {
         let opened = recover::open(&parts, &options)?;
+        let report = &opened.report;
+        parts.store.claim(report.log, report.durable.position == Position::ZERO && opened.read_only.is_none())?;
         let last_positions = opened.handover.state.repos.iter().map(|(repo, state)| (*repo, state.last)).collect();
         let published = Published::new(opened.report.durable, opened.segments, last_positions);
+        if let Some(why) = &opened.read_only {
+            published.read_only(why.clone());
+        }
         let log = opened.report.log;
         let core = match opened.read_only {
             None => WriterCore::new(opened.handover, options.segment_bytes),
@@ -327,6 +332,17 @@ impl Engine {
     /// All zeros at position 0.
     pub fn chain_at(&self, position: Position) -> Result<Option<ChainHash>> {
         follow::chain_at(&self.inner.drive, position)
+    }
+
+    /// The log's name.
+    pub fn log(&self) -> LogId {
+        self.inner.drive.log
+    }
+
+    /// Why nothing can be appended any more, if so: the log is damaged, or a write ended so that nobody knows what is on
+    /// the disk. Reads go on; opening again is what helps, or a repair.
+    pub fn read_only(&self) -> Option<String> {
+        self.inner.drive.published.look().read_only.clone()
     }
 
     /// Where packs live.

@@ -87,6 +87,8 @@ pub(crate) enum Output {
     Publish(Committed),
     /// Answer a caller.
     Reply(Ticket, Outcome),
+    /// What a write left on the disk is not known: nothing is written any more.
+    Poisoned(String),
     /// The writer has stopped; true: the mark is written.
     Stopped(bool),
 }
@@ -289,7 +291,8 @@ impl WriterCore {
 
     fn poison(&mut self, why: String, out: &mut Vec<Output>) {
         tracing::error!(why, "the log is read-only from now on: what a write left on the disk is not known");
-        self.health = Health::ReadOnly(why);
+        self.health = Health::ReadOnly(why.clone());
+        out.push(Output::Poisoned(why));
         self.doing = Doing::Nothing;
         self.pump(out);
     }

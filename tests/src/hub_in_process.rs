@@ -48,9 +48,7 @@ impl HubInProcess {
         let clock = Arc::new(ManualClock::new(NOW_MS));
         let random = Arc::new(SeededRandom::new(seed));
         let (objects, spool) = (data.join("objects"), data.join("spool"));
-        for dir in [&objects, &spool] {
-            fs::create_dir_all(dir).expect("the data directory");
-        }
+        fs::create_dir_all(&spool).expect("the data directory");
         let store = DirectoryStore::new(Arc::new(RealDisk::new(objects)), random.clone());
         let disk = Arc::new(RealDisk::new(data.to_path_buf()));
         let parts = Parts { disk, store: Arc::new(store), clock: clock.clone(), random };

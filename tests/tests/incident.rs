@@ -334,6 +334,34 @@ fn f_a_damaged_commit_is_never_sent_and_a_push_again_heals_it() {
 }
 
 #[test]
+fn f_packs_whose_volume_is_gone_are_not_taken_for_lost_and_are_served_again_when_it_is_back() {
+    let (data, server) = started();
+    data.create_repo("alice/etude", &[]);
+    let local = push_fixture(&data, &server, "alice/etude");
+    server.stop();
+    // As a volume that is not mounted: the directory is there, and empty.
+    let (objects, aside) = (data.path().join("objects"), data.path().join("aside"));
+    fs::rename(&objects, &aside).unwrap();
+    fs::create_dir(&objects).unwrap();
+    let refused = data.run(&["status"]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(3), "{text}");
+    assert!(text.contains("STORE is missing") && text.contains("mounted"), "{text}");
+    fs::remove_dir(&objects).unwrap();
+    fs::rename(&aside, &objects).unwrap();
+    // And one that loses its mount while the server runs.
+    let server = data.serve();
+    server.wait_ready();
+    let end = data.json(&["status"])["durable"].clone();
+    fs::rename(&objects, &aside).unwrap();
+    let failed = clone(&server.url("alice/etude")).map(|_| ()).unwrap_err();
+    assert!(matches!(&failed, CloneFailure::Fetch(Failure::Status { code: 503, .. })), "{failed:?}");
+    assert_eq!(data.json(&["status"])["durable"], end, "nothing was condemned");
+    fs::rename(&aside, &objects).unwrap();
+    check_clone(&server, "alice/etude", &local);
+}
+
+#[test]
 fn h_one_snapshot_on_two_branches_with_different_parents_clones_completely_each_way() {
     let (data, server) = started();
     data.create_repo("alice/demo", &[]);

@@ -8,7 +8,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind as IoErrorKind},
-    os::unix::fs::FileExt,
+    os::unix::fs::{DirBuilderExt, FileExt},
     path::{Path, PathBuf},
 };
 
@@ -134,7 +134,8 @@ fn make_root(path: &Path) -> io::Result<()> {
     }
     let above = path.parent().unwrap_or(Path::new(""));
     make_root(above)?;
-    match fs::create_dir(path) {
+    // Packs of private repositories and hashes of tokens are its owner's business only.
+    match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != IoErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }

@@ -39,7 +39,7 @@ pub(crate) type Reply = Box<dyn FnOnce(Outcome) + Send>;
 pub(crate) struct Drive {
     pub(crate) parts: Parts,
     pub(crate) published: Published,
-    log: LogId,
+    pub(crate) log: LogId,
     driver: Driver,
     queue_bytes_max: u64,
     queue_in: Sender<Queued>,
@@ -320,6 +320,10 @@ impl Drive {
             }
             Output::Publish(committed) => {
                 self.published.publish(committed);
+                None
+            }
+            Output::Poisoned(why) => {
+                self.published.read_only(why);
                 None
             }
             Output::Stopped(marked) => {

@@ -34,6 +34,8 @@ pub(crate) struct Shown {
     pub(crate) segments: Vec<Segment>,
     /// No group will come any more.
     pub(crate) closed: bool,
+    /// Why nothing may be written, if so.
+    pub(crate) read_only: Option<String>,
     ring: VecDeque<(u64, Group)>,
     ring_bytes: u64,
     last_positions: BTreeMap<RepoId, Position>,
@@ -78,7 +80,7 @@ impl Published {
         last_positions: BTreeMap<RepoId, Position>,
     ) -> Published {
         let (ring, ring_bytes) = (VecDeque::new(), 0);
-        let shown = Shown { durable, segments, closed: false, ring, ring_bytes, last_positions };
+        let shown = Shown { durable, segments, closed: false, read_only: None, ring, ring_bytes, last_positions };
         Published { state: Mutex::new(shown), changed: Condvar::new() }
     }
 
@@ -117,6 +119,11 @@ impl Published {
             segment.bytes = bytes;
             segment.index = Vec::new();
         }
+    }
+
+    /// Nothing may be written any more.
+    pub(crate) fn read_only(&self, why: String) {
+        self.look().read_only = Some(why);
     }
 
     /// No group will come any more.

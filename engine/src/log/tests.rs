@@ -13,7 +13,7 @@ use crate::{
     error::{ErrorKind, Result},
     event::{EventBody, RefUpdate, RefsUpdated, RepoRecord, TokenRecord, Visibility},
     id::{ObjectId, Position, PushId, RepoId, TokenHash, TokenId},
-    store::memory::MemoryStore,
+    store::directory::DirectoryStore,
 };
 
 mod crash;
@@ -31,7 +31,7 @@ fn options(driver: Driver) -> Options {
 fn try_open(disk: &SimDisk, driver: Driver, seed: u64) -> Result<(Engine, OpenReport)> {
     let parts = Parts {
         disk: Arc::new(disk.clone()),
-        store: Arc::new(MemoryStore::new()),
+        store: Arc::new(DirectoryStore::new(Arc::new(disk.clone()), Arc::new(SeededRandom::new(seed)))),
         clock: Arc::new(ManualClock::new(1_700_000_000_000)),
         random: Arc::new(SeededRandom::new(seed)),
     };

@@ -4,10 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
 
 use super::{Created, ObjectStore, StoreKey};
-use crate::id::PackId;
+use crate::{
+    error::ErrorKind,
+    id::{LogId, PackId},
+};
 
 /// Runs everything over an empty store.
 pub fn check(store: &dyn ObjectStore) {
+    a_store_belongs_to_one_log_and_an_unmarked_one_to_none_that_has_grown(store);
     a_key_that_is_not_there_is_not_found(store);
     bytes_come_back_and_nothing_is_visible_before_commit(store);
     a_key_never_gets_other_bytes(store);
@@ -26,6 +30,17 @@ fn put(store: &dyn ObjectStore, name: u8, bytes: &[u8]) -> Created {
     let mut staged = store.stage().unwrap();
     staged.write(bytes).unwrap();
     staged.commit(&key(name)).unwrap()
+}
+
+fn a_store_belongs_to_one_log_and_an_unmarked_one_to_none_that_has_grown(store: &dyn ObjectStore) {
+    let (one, other) = (LogId::from_random([1; 16]), LogId::from_random([2; 16]));
+    assert_eq!(store.claim(one, false).unwrap_err().kind(), ErrorKind::Unavailable);
+    store.claim(one, true).unwrap();
+    store.claim(one, true).unwrap();
+    store.claim(one, false).unwrap();
+    for fresh in [false, true] {
+        assert_eq!(store.claim(other, fresh).unwrap_err().kind(), ErrorKind::Conflict);
+    }
 }
 
 fn a_key_that_is_not_there_is_not_found(store: &dyn ObjectStore) {

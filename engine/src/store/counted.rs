@@ -9,7 +9,7 @@ use std::sync::{
 use bytes::Bytes;
 
 use super::{ObjectStore, Staged, StoreKey};
-use crate::error::Result;
+use crate::{error::Result, id::LogId};
 
 /// Passes everything on; counts reads and the bytes they gave.
 pub struct CountedStore {
@@ -65,5 +65,9 @@ impl ObjectStore for CountedStore {
 
     fn sweep_staged(&self) -> Result<usize> {
         self.store.sweep_staged()
+    }
+
+    fn claim(&self, log: LogId, fresh: bool) -> Result<()> {
+        self.store.claim(log, fresh)
     }
 }

@@ -12,11 +12,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Created, ObjectStore, Staged, StoreKey};
+use super::{Created, ObjectStore, Staged, StoreKey, not_of};
 use crate::{
     clock::{Random, random16},
     disk::{Disk, DiskFile, make_dir, parent, read_exact_at, write_all_at},
     error::{Error, Result},
+    id::LogId,
 };
 
 /// Keys are paths under the disk's root.
@@ -144,6 +145,38 @@ impl ObjectStore for DirectoryStore {
         }
         Ok(names.len())
     }
+
+    fn claim(&self, log: LogId, fresh: bool) -> Result<()> {
+        let disk = &*self.inner.disk;
+        let file = match disk.open(MARK) {
+            Err(error) if error.is_not_found() && fresh => return mark(disk, log),
+            Err(error) if error.is_not_found() => return Err(not_of(log, None, MARK)),
+            file => file?,
+        };
+        let mut bytes = vec![0; usize::try_from(file.len()?.min(MARK_BYTES_MAX)).unwrap_or(0)];
+        read_exact_at(&*file, &mut bytes, 0)?;
+        let found = String::from_utf8_lossy(&bytes);
+        match found.trim() == log.to_string() {
+            // Seen, but perhaps never durable: the sync of the process that made it may have failed (F4).
+            true if fresh => mark(disk, log),
+            true => Ok(()),
+            false => Err(not_of(log, Some(found.trim()), MARK)),
+        }
+    }
+}
+
+/// Writes the mark of `log`, durable before its name is: it is there whole or not at all.
+fn mark(disk: &dyn Disk, log: LogId) -> Result<()> {
+    disk.create_dir("")?;
+    match disk.remove(MARK_NEW) {
+        Err(error) if !error.is_not_found() => return Err(error),
+        _ => {}
+    }
+    let file = disk.create_new(MARK_NEW)?;
+    write_all_at(&*file, format!("{log}\n").as_bytes(), 0)?;
+    file.sync_data()?;
+    disk.rename(MARK_NEW, MARK)?;
+    disk.sync_dir("")
 }
 
 impl Inner {
@@ -295,6 +328,11 @@ pub(super) fn cut(file: &str, offset: u64, len: u64, total: u64) -> Result<(usiz
 }
 
 const STAGING: &str = "staging";
+/// Names the log that the packs belong to.
+const MARK: &str = "STORE";
+const MARK_NEW: &str = "STORE.new";
+/// No more of a mark is read.
+const MARK_BYTES_MAX: u64 = 256;
 const PACKS: &str = "packs";
 /// Small writes are gathered up to this.
 const BUFFER_BYTES: usize = 256 << 10;

@@ -9,13 +9,17 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Created, ObjectStore, Staged, StoreKey, directory::cut};
-use crate::error::{Error, Result};
+use super::{Created, ObjectStore, Staged, StoreKey, directory::cut, not_of};
+use crate::{
+    error::{Error, Result},
+    id::LogId,
+};
 
 /// Keys and bytes. Clones share them.
 #[derive(Clone, Default)]
 pub struct MemoryStore {
     keys: Arc<Mutex<BTreeMap<StoreKey, Bytes>>>,
+    owner: Arc<Mutex<Option<LogId>>>,
 }
 
 impl MemoryStore {
@@ -72,6 +76,19 @@ impl ObjectStore for MemoryStore {
 
     fn sweep_staged(&self) -> Result<usize> {
         Ok(0)
+    }
+
+    fn claim(&self, log: LogId, fresh: bool) -> Result<()> {
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        match *owner {
+            Some(owner) if owner == log => Ok(()),
+            Some(other) => Err(not_of(log, Some(&other.to_string()), "the mark")),
+            None if fresh => {
+                *owner = Some(log);
+                Ok(())
+            }
+            None => Err(not_of(log, None, "the mark")),
+        }
     }
 }
 

@@ -7,7 +7,10 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::{error::Result, id::PackId};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    id::{LogId, PackId},
+};
 
 #[cfg(test)]
 pub mod contract;
@@ -63,6 +66,28 @@ pub trait ObjectStore: Send + Sync {
     fn uri(&self, key: &StoreKey) -> String;
     /// Removes what interrupted uploads left behind; called once at open. Returns how many.
     fn sweep_staged(&self) -> Result<usize>;
+    /// Makes sure that this is the store of `log`: with `fresh` (nothing was ever appended) an unmarked store is marked as
+    /// its own, durably; else the mark must be there. So a volume that is not mounted is not taken for lost packs.
+    ///
+    /// Errors: `Unavailable` without a mark, `Conflict` with that of another log.
+    fn claim(&self, log: LogId, fresh: bool) -> Result<()>;
+}
+
+/// The error of a store that bears `found` instead of the mark of `log`.
+fn not_of(log: LogId, found: Option<&str>, place: &str) -> Error {
+    match found {
+        None => Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "the packs of log {log} are not here: {place} is missing (is a volume not mounted?). If they are lost for \
+                 good, write the log's id into it: what is missing can then be pushed again"
+            ),
+        ),
+        Some(found) => Error::new(
+            ErrorKind::Conflict,
+            format!("the packs here are not those of log {log}: {place} says {found:?}"),
+        ),
+    }
 }
 
 /// An upload in progress. Dropping it without `commit` removes every trace.

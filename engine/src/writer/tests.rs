@@ -71,6 +71,7 @@ fn names(out: &[Output]) -> Vec<&'static str> {
         Output::Seal { .. } => "seal",
         Output::Publish(_) => "publish",
         Output::Reply(..) => "reply",
+        Output::Poisoned(_) => "poisoned",
         Output::Stopped(_) => "stopped",
     };
     out.iter().map(name).collect()
@@ -120,8 +121,9 @@ fn after_a_lost_write_its_callers_know_nothing_and_nothing_is_written_any_more()
     writer.step(Input::Appended(Io::Done));
     writer.step(Input::Proposals(vec![(2, create(2)), (3, create(1)), (4, rival(1))], 6));
     writer.step(Input::Proposals(vec![(5, create(5))], 7));
-    let answered: BTreeMap<Ticket, Outcome> =
-        answers(&writer.step(Input::Appended(Io::Lost("EIO".into())))).into_iter().collect();
+    let out = writer.step(Input::Appended(Io::Lost("EIO".into())));
+    assert!(out.iter().any(|output| matches!(output, Output::Poisoned(why) if why == "EIO")));
+    let answered: BTreeMap<Ticket, Outcome> = answers(&out).into_iter().collect();
     assert_eq!(answered[&2], Outcome::Unknown(create(2).push));
     assert!(matches!(answered[&3], Outcome::Done { repeated: true, .. }), "that one was durable before");
     assert!(matches!(answered[&4], Outcome::NotDone(Reason::Condition(_))));
@@ -146,7 +148,7 @@ fn drive(writer: &mut WriterCore, first: Input, io: &mut dyn FnMut(&str) -> Io) 
                 Output::Prepare { .. } => inputs.push_back(Input::Prepared(io(name), [7; 16])),
                 Output::Activate(_) => inputs.push_back(Input::Activated(io(name))),
                 Output::Seal { .. } => inputs.push_back(Input::Sealed(io(name))),
-                Output::Publish(_) | Output::Reply(..) | Output::Stopped(_) => {}
+                Output::Publish(_) | Output::Reply(..) | Output::Poisoned(_) | Output::Stopped(_) => {}
             }
             asked.push(name);
         }

@@ -109,8 +109,8 @@ fn waiting_for(status: &Status) -> String {
 
 /// What is wrong, if something is.
 fn problem(hub: &Hub, status: &Status) -> Option<String> {
-    if let Some(Tail::Damaged { .. }) = hub.opened.as_ref().map(|report| &report.tail) {
-        return hub.opened.as_ref().map(|report| format!("the log is read-only: {}", tail_text(&report.tail)));
+    if let Some(why) = hub.engine.read_only() {
+        return Some(format!("the log is read-only: {why}"));
     }
     if status.possible_loss {
         return Some(format!("the log may have lost events that an index had: {}", status.reason));
@@ -126,17 +126,22 @@ fn stalled(hub: &Hub, status: &Status) -> bool {
     hub.advance.stalled(status.position, status.durable, status.state == "ready" && status.reason.is_empty())
 }
 
-/// When the projections were last seen to advance.
+/// The position at which the projections were first seen behind the log, and when.
 #[derive(Default)]
 pub struct Advance(Mutex<Option<(u64, Instant)>>);
 
 impl Advance {
     fn stalled(&self, position: u64, durable: u64, unexplained: bool) -> bool {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match *seen {
-            Some((at, since)) if at == position && position < durable => unexplained && since.elapsed() > STALL,
+        let mut behind = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if position >= durable {
+            // Whatever comes next has only just come.
+            *behind = None;
+            return false;
+        }
+        match *behind {
+            Some((at, since)) if at == position => unexplained && since.elapsed() > STALL,
             _ => {
-                *seen = Some((position, Instant::now()));
+                *behind = Some((position, Instant::now()));
                 false
             }
         }
@@ -169,5 +174,9 @@ mod tests {
         assert!(advance.stalled(1, 5, true));
         assert!(!advance.stalled(2, 5, true), "advancing");
         assert!(!advance.stalled(2, 2, true), "at the end");
+        tokio::time::advance(STALL * 2).await;
+        assert!(!advance.stalled(2, 3, true), "an event that has only just come, after a quiet hour");
+        tokio::time::advance(STALL * 2).await;
+        assert!(advance.stalled(2, 3, true));
     }
 }

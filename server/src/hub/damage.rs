@@ -16,12 +16,23 @@ use reprise_projections::RepoScope;
 
 use crate::hub::{Hub, HubError, Repo};
 
-/// True for errors that say that the stored bytes are gone or wrong.
-pub fn is_damage(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
-}
-
 impl Hub {
+    /// True for errors that say that the stored bytes are gone or wrong. A pack that is not there is gone only if the
+    /// store is: a volume that lost its mount has no pack at all.
+    pub(crate) fn is_damage(&self, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::Corrupt => true,
+            ErrorKind::NotFound => match self.engine.store().claim(self.engine.log(), false) {
+                Ok(()) => true,
+                Err(not_ours) => {
+                    tracing::error!(%error, %not_ours, "a pack is not there, and neither is its store");
+                    false
+                }
+            },
+            _ => false,
+        }
+    }
+
     /// What to tell a caller whose read of `object` failed with `error`; damage is condemned.
     pub(crate) fn found_damage(
         &self,
@@ -31,8 +42,9 @@ impl Hub {
         location: &Location,
         error: Error,
     ) -> HubError {
-        if !is_damage(&error) {
-            return error.into();
+        if !self.is_damage(&error) {
+            let text = format!("object {object} could not be read now: its store does not answer as it should");
+            return if error.is_not_found() { HubError::Unavailable(text) } else { error.into() };
         }
         self.condemn(repo.scope, location.pack, vec![(kind, object)], &error.to_string());
         HubError::Damaged { object, pack: location.pack }

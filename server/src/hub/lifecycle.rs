@@ -11,7 +11,7 @@ use std::{
 use reprise_engine::{
     Error, Result,
     clock::{SystemClock, SystemRandom, random16},
-    disk::{Disk, make_dir, real::RealDisk},
+    disk::{Disk, real::RealDisk},
     engine::{Engine, Options, Parts},
     event::Visibility,
     store::{ObjectStore, directory::DirectoryStore},
@@ -42,7 +42,6 @@ impl Hub {
         let random = Arc::new(SystemRandom);
         let disk = Arc::new(RealDisk::new(data.clone()));
         disk.create_dir("")?;
-        make_dir(&*disk, OBJECTS)?;
         let objects: Arc<dyn Disk> = Arc::new(RealDisk::new(data.join(OBJECTS)));
         let store: Arc<dyn ObjectStore> = Arc::new(DirectoryStore::new(objects, random.clone()));
         let parts = Parts { disk, store: Arc::clone(&store), clock: Arc::new(SystemClock), random: random.clone() };

@@ -19,7 +19,6 @@ use tokio::sync::mpsc;
 use crate::{
     hub::{
         Hub, HubError,
-        damage::is_damage,
         plan::{CONTENT, KEYS, OBJECT_ID, Plan, Section},
     },
     wire::{encode, transcode},
@@ -106,8 +105,9 @@ impl Producer {
         let mut reader = RangeReader::new(Arc::<CountedStore>::clone(&store), planned.ranges, wanted);
         for (wanted, payload) in reader.by_ref() {
             if let Err(error) = payload.and_then(|payload| send(&wanted, payload, out)) {
-                out.fail(&wanted, &error);
-                if is_damage(&error) {
+                let damaged = self.hub.is_damage(&error);
+                out.fail(&wanted, &error, damaged);
+                if damaged {
                     let found = damage.entry(wanted.location.pack).or_insert_with(|| (Vec::new(), error.to_string()));
                     found.0.push((wanted.kind, wanted.id));
                 }
@@ -186,9 +186,9 @@ impl Out {
     }
 
     /// The answer ends here, short of its length.
-    fn fail(&mut self, wanted: &Wanted, error: &Error) {
+    fn fail(&mut self, wanted: &Wanted, error: &Error, damaged: bool) {
         if std::mem::replace(&mut self.open, false) {
-            self.failure = Some(match is_damage(error) {
+            self.failure = Some(match damaged {
                 true => HubError::Damaged { object: wanted.id, pack: wanted.location.pack },
                 false => HubError::Unavailable(format!("object {} could not be read now: {error}", wanted.id)),
             });

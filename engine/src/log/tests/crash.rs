@@ -80,11 +80,13 @@ fn a_failed_sync_answers_unknown_and_poisons_the_writer() {
             if let Some(at) = outcomes.iter().position(|outcome| matches!(outcome, Outcome::Unknown(_))) {
                 unknown += 1;
                 let after = &outcomes[at + 1..];
+                assert!(engine.read_only().is_some(), "whoever watches is told");
                 assert!(after.iter().all(|o| matches!(o, Outcome::NotDone(Reason::ReadOnly(_)))), "{after:?}");
                 assert_eq!(read_all(&engine).unwrap().len() as u64, acked);
             }
             drop(engine);
             let (engine, _) = open(&disk);
+            assert_eq!(engine.read_only(), None);
             let shown = read_all(&engine).unwrap().len() as u64;
             assert!(shown >= acked);
             drop(engine);

@@ -23,7 +23,7 @@ use reprise_engine::{
         Visibility,
     },
     id::{Kind, ObjectId, PackId, PushId, RecordHash, RepoId, TableHash},
-    store::memory::MemoryStore,
+    store::directory::DirectoryStore,
 };
 use reprise_tests::server_process::DataDir;
 use sha2::{Digest, Sha256};
@@ -60,7 +60,7 @@ pub fn run(megabytes: u64) {
 fn make_log(data: &Path, megabytes: u64) -> u64 {
     let parts = Parts {
         disk: Arc::new(RealDisk::new(data.to_path_buf())),
-        store: Arc::new(MemoryStore::new()),
+        store: Arc::new(DirectoryStore::new(Arc::new(RealDisk::new(data.join("objects"))), Arc::new(SystemRandom))),
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
     };
