@@ -273,3 +273,18 @@ fn a_log_that_cannot_be_read_for_a_while_is_said_while_it_lasts_and_not_after() 
     assert_eq!(projections.status().reason, "");
     log.check(&projections, dir.path());
 }
+
+#[test]
+fn a_panic_on_the_projectors_thread_is_answered_as_a_failed_store_is() {
+    let (log, dir) = (TroubledLog::new(20), tempfile::tempdir().unwrap());
+    let projections = log.open(dir.path());
+    log.on_follow.lock().unwrap().push_back(Box::new(|| panic!("planted")));
+    // The projector begins to follow again once the log can be read again.
+    log.unreadable.store(true, SeqCst);
+    wait_until(&projections, "stopped");
+    log.unreadable.store(false, SeqCst);
+    assert!(projections.wait_folded(log.append(21), WAIT), "{:?}", projections.status());
+    assert!(projections.status().reason.contains("the projector panicked"), "{:?}", projections.status());
+    log.check(&projections, dir.path());
+    check_reopens_clean(&log, projections, dir.path());
+}
