@@ -288,6 +288,16 @@ impl View {
         models::tokens::list(self.rows()?)
     }
 
+    /// How many tokens of an owner are valid at `now_ms`. Reads all tokens, keeps none.
+    pub fn count_tokens(&self, owner: &str, now_ms: u64) -> Result<usize> {
+        models::tokens::count(self.rows()?, owner, now_ms)
+    }
+
+    /// How many live repositories an owner has; counts no further than `max`.
+    pub fn count_repos(&self, owner: &str, max: usize) -> Result<usize> {
+        models::repos::count(self.rows()?, owner, max)
+    }
+
     /// Where a pack's bytes are: its key in the object store, or where an event moved it; `None` if it is retired or no
     /// event names it.
     pub fn storage_uri(&self, pack: PackId) -> Result<Option<String>> {

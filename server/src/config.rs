@@ -100,6 +100,8 @@ impl LimitChange {
             plan_objects_max: count,
             missing_listed_max: count,
             refs_per_repo_max: count,
+            repos_per_owner_max: count,
+            tokens_per_owner_max: count,
             tags_per_request_max: count,
             changelog_entries_max: count,
             release_bytes_max: bytes,

@@ -13,7 +13,7 @@ use reprise_engine::disk::real::RealDisk;
 use reprise_projections::records::{self, Current};
 use reprise_tests::{
     client::{
-        CloneFailure, Failure, Pushed, Repository, Request, clone,
+        CloneFailure, Failure, Pushed, Repository, Request, Value, clone,
         commands::{clone_branch, pull},
         ids::EMPTY,
         ls_remote, push,
@@ -331,6 +331,52 @@ fn f_a_damaged_commit_is_never_sent_and_a_push_again_heals_it() {
     let answer = Request::post(format!("{}/push", remote.url), remote.token.as_deref(), &body).value().unwrap();
     assert_eq!(answer.get("ok"), Some(&reprise_tests::client::Value::Bool(true)), "{answer:?}");
     check_clone(&server, "alice/etude", &local);
+}
+
+/// All commits of all branches with what the repository lacks of their objects, though every head is where it should be.
+/// The command line does so only for a repository that it does not know; it is the way to heal.
+fn push_everything(local: &Repository) {
+    let remote = &local.remotes["origin"];
+    let all: Vec<String> = local.objects.keys().cloned().collect();
+    let missing = filter_objects(remote, &all).unwrap();
+    reprise_tests::client::push::push_objects(&local.objects, remote, &missing).unwrap();
+    for (branch, head) in &local.heads {
+        let commits = local.walk(head, &BTreeSet::new());
+        let body = reprise_tests::client::push::bundle_body(local, &commits, branch, false).encode();
+        let answer = Request::post(format!("{}/push", remote.url), remote.token.as_deref(), &body).value().unwrap();
+        assert_eq!(answer.get("ok"), Some(&Value::Bool(true)), "{}", answer.text("message"));
+    }
+}
+
+#[test]
+fn f_lost_packs_are_condemned_healed_by_a_push_again_and_verified_as_healed() {
+    let (data, server) = started();
+    data.create_repo("alice/etude", &[]);
+    let mut local = push_fixture(&data, &server, "alice/etude");
+    assert_eq!(data.run(&["verify"]).status.code(), Some(0));
+    server.stop();
+    let packs = data.path().join("objects/packs");
+    fs::remove_dir_all(&packs).unwrap();
+    fs::create_dir(&packs).unwrap();
+    let server = data.serve();
+    server.wait_ready();
+    local.remote("origin", &server.url("alice/etude"), Some(&data.token("alice")));
+    let lost = data.run(&["verify"]);
+    assert_eq!(lost.status.code(), Some(1), "{}", String::from_utf8_lossy(&lost.stdout));
+    // Each clone that meets damage condemns what it meets; each push again heals that.
+    let mut rounds = 0;
+    while let Err(refused) = clone(&server.url("alice/etude")) {
+        assert!(matches!(&refused, CloneFailure::Fetch(Failure::Status { code: 500, .. })), "{refused:?}");
+        push_everything(&local);
+        rounds += 1;
+        assert!(rounds < 10, "it does not heal");
+    }
+    assert!(rounds > 0);
+    check_clone(&server, "alice/etude", &local);
+    let healed = data.run(&["verify", "--deep"]);
+    assert_eq!(healed.status.code(), Some(0), "{}", String::from_utf8_lossy(&healed.stdout));
+    let result = data.json_lines(&["verify"]).pop().unwrap();
+    assert!(result["healed"].as_u64().is_some_and(|count| count > 0), "{result}");
 }
 
 #[test]

@@ -80,6 +80,16 @@ pub fn list(snapshot: &dyn Snapshot, after: Option<(&str, &str)>, limit: usize) 
     Ok(found)
 }
 
+/// How many live repositories an owner has; counts no further than `max`.
+pub fn count(snapshot: &dyn Snapshot, owner: &str, max: usize) -> Result<usize> {
+    let mut count = 0;
+    scan_prefix(snapshot, Model::Repos, &name_key(owner, ""), &mut |_, _| {
+        count += 1;
+        Ok(if count < max { std::ops::ControlFlow::Continue(()) } else { std::ops::ControlFlow::Break(()) })
+    })?;
+    Ok(count)
+}
+
 /// Ids of all live repositories, ascending: 16 bytes each.
 pub fn live_ids(snapshot: &dyn Snapshot) -> Result<Vec<RepoId>> {
     let mut live = Vec::new();

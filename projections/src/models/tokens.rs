@@ -52,6 +52,18 @@ pub fn list(snapshot: &dyn Snapshot) -> Result<Vec<TokenRow>> {
     Ok(found)
 }
 
+/// How many tokens of an owner are valid at `now_ms`.
+pub fn count(snapshot: &dyn Snapshot, owner: &str, now_ms: u64) -> Result<usize> {
+    let mut count = 0;
+    scan_prefix(snapshot, Model::Tokens, &[], &mut |_, row| {
+        let TokenRow { record, revoked, .. } = decode(TokenHash([0; 32]), row)?;
+        let valid = !revoked && record.expires_ms.is_none_or(|end| end > now_ms);
+        count += usize::from(valid && record.owner == owner);
+        Ok(std::ops::ControlFlow::Continue(()))
+    })?;
+    Ok(count)
+}
+
 /// The token of a row.
 pub fn decode(hash: TokenHash, row: &[u8]) -> Result<TokenRow> {
     let mut reader = RowReader::new(NAME, row);

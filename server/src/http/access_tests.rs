@@ -16,7 +16,7 @@ use reprise_projections::Projections;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::hub::{Hub, HubParts, Limits, Secret};
+use crate::hub::{Caller, Hub, HubParts, Limits, Secret};
 
 const NOW_MS: u64 = 1_773_662_400_000;
 const OPERATOR: &str = "the-operator";
@@ -235,4 +235,42 @@ async fn bodies_that_are_not_what_is_asked_for_are_refused_in_words() {
     assert_eq!(send("{".to_owned()).await, 400);
     assert_eq!(send("{\"owner\":1}".to_owned()).await, 422);
     assert_eq!(send(format!("\"{}\"", "x".repeat(5 << 20))).await, 413);
+}
+
+#[tokio::test]
+async fn a_token_ends_no_later_than_the_one_that_issues_it() {
+    let served = served();
+    let (admin, _) = served.token(json!({"owner": "alice", "scope": "admin", "expires_ms": 60_000})).await;
+    let issue = async |expires: Option<u64>| {
+        let mut body = json!({"owner": "alice", "scope": "read"});
+        if let Some(expires) = expires {
+            body["expires_ms"] = json!(expires);
+        }
+        served.ask("POST", "/api/v1/tokens", Some(&admin), Some(body)).await
+    };
+    assert_eq!(issue(None).await.1["expires_at"], json!("2026-03-16T12:01:00Z"), "with its issuer");
+    assert_eq!(issue(Some(30_000)).await.1["expires_at"], json!("2026-03-16T12:00:30Z"));
+    let (status, refused) = issue(Some(61_000)).await;
+    assert_eq!(status, 422, "{refused}");
+}
+
+#[tokio::test]
+async fn a_revocation_that_was_answered_counts_on_views_that_do_not_show_it() {
+    let served = served();
+    let (secret, id) = served.token(json!({"owner": "alice"})).await;
+    let Ok(Caller::Token(record)) = served.hub.caller_of(Secret::new(secret.as_str())).await else { panic!("valid") };
+    let before = served.hub.projections.view();
+    assert!(served.hub.valid_token(&before, record.hash).is_ok());
+    assert_eq!(served.status("DELETE", &format!("/api/v1/tokens/{id}"), Some(OPERATOR)).await, 200);
+    assert!(served.hub.valid_token(&before, record.hash).is_err(), "the view is older than the revocation");
+}
+
+#[tokio::test]
+async fn what_does_not_decode_in_a_path_or_query_is_400_in_words() {
+    let served = served();
+    for path in ["/api/v1/repos?after=nothing", "/api/v1/log?from=x", "/api/v1/repos?limit=-1", "/alice/%ff/refs"] {
+        let (status, body) = served.ask("GET", path, Some(OPERATOR), None).await;
+        assert_eq!(status, 400, "{path}: {body}");
+        assert!(body["detail"].is_string(), "{path}: {body}");
+    }
 }

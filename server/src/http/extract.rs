@@ -27,6 +27,30 @@ impl FromRequestParts<Arc<Hub>> for Caller {
     }
 }
 
+/// The parts of a path that a route names; what does not decode is 400 in words.
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = HubError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Path<T>, HubError> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|axum::extract::Path(path)| Path(path)).map_err(|error| HubError::BadRequest(error.body_text()))
+    }
+}
+
+/// A query; what does not decode is 400 in words.
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = HubError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Query<T>, HubError> {
+        let query = axum::extract::Query::from_request_parts(parts, state).await;
+        query.map(|axum::extract::Query(query)| Query(query)).map_err(|error| HubError::BadRequest(error.body_text()))
+    }
+}
+
 /// The JSON body of somebody; what does not decode is 400, what decodes to something else is 422, both in words. Without a
 /// token it is refused before a byte of it is read.
 pub struct JsonBody<T>(pub T);

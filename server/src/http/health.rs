@@ -123,7 +123,8 @@ fn problem(hub: &Hub, status: &Status) -> Option<String> {
 
 /// Behind, without a reason, and where they were [`STALL`] ago.
 fn stalled(hub: &Hub, status: &Status) -> bool {
-    hub.advance.stalled(status.position, status.durable, status.state == "ready" && status.reason.is_empty())
+    // A reason with state "ready" is a note about the last opening, no explanation.
+    hub.advance.stalled(status.position, status.durable, status.state == "ready")
 }
 
 /// The position at which the projections were first seen behind the log, and when.

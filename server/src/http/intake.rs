@@ -76,7 +76,7 @@ async fn write_on(hub: &Arc<Hub>, spool: Option<std::fs::File>, bytes: Bytes) ->
         file.write_all(&bytes)?;
         Ok::<_, std::io::Error>(file)
     });
-    let written = written.await.map_err(|error| HubError::Internal(format!("spooling died: {error}")))?;
+    let written = written.await.map_err(|error| HubError::died(&error))?;
     written.map_err(|error| HubError::Unavailable(format!("the request could not be spooled: {error}")))
 }
 

@@ -341,3 +341,24 @@ async fn a_listing_of_releases_that_the_client_could_not_take_is_413_and_a_large
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_has_a_bounded_number_of_repositories_and_tokens() {
+    // Two repositories are made with the rig.
+    let rig = Rig::new(Limits { repos_per_owner_max: 3, tokens_per_owner_max: 2, ..Limits::default() }).await;
+    let (history, ..) = two_commits();
+    assert_eq!(rig.post("/alice/third/push/objects", history.objects_body()).await.status, StatusCode::OK);
+    let refused = rig.post("/alice/fourth/push/objects", history.objects_body()).await;
+    assert!(refused.status == StatusCode::PAYLOAD_TOO_LARGE && refused.text().contains('3'), "{}", refused.text());
+    let token =
+        |owner: &str, expires_ms| NewToken { owner: owner.to_owned(), repo: None, scope: Scope::Read, expires_ms };
+    let issue = async |new| rig.hub.issue_token(&Caller::Operator, new).await;
+    // One that has ended counts no more.
+    issue(token("alice", Some(1))).await.unwrap();
+    let (first, _) = issue(token("alice", None)).await.unwrap();
+    issue(token("alice", None)).await.unwrap();
+    assert!(matches!(issue(token("alice", None)).await, Err(HubError::TooLarge(text)) if text.contains('2')));
+    issue(token("bob", None)).await.unwrap();
+    rig.hub.revoke_token(&Caller::Operator, first.token).await.unwrap();
+    issue(token("alice", None)).await.unwrap();
+}

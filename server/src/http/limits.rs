@@ -54,7 +54,8 @@ impl Admission {
             "/{owner}/{slug}/filter-objects"
             | "/{owner}/{slug}/presign"
             | "/{owner}/{slug}/negotiate"
-            | "/{owner}/{slug}/releases" => &self.questions,
+            | "/{owner}/{slug}/releases"
+            | "/api/v1/repos" => &self.questions,
             "/{owner}/{slug}/objects/{id}" => &self.objects,
             _ => return Ok(None),
         };

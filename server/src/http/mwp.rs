@@ -9,7 +9,7 @@ use std::{future::Future, sync::Arc};
 use axum::{
     Extension, Router,
     body::Body as HttpBody,
-    extract::{FromRequest, FromRequestParts, Path, Query, Request, State},
+    extract::{FromRequest, FromRequestParts, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
@@ -22,7 +22,12 @@ use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use crate::{
-    http::{intake, limits::HeldPlace, range},
+    http::{
+        extract::{Path, Query},
+        intake,
+        limits::HeldPlace,
+        range,
+    },
     hub::{
         Caller, Hub, HubError, Repo, body::Body, objects::BlobBytes, questions::default_branch, releases::ReleaseQuery,
         repos::RepoName,
@@ -270,8 +275,7 @@ impl FromRequest<Arc<Hub>> for Asked {
     async fn from_request(request: Request, hub: &Arc<Hub>) -> Result<Asked, HubError> {
         let (mut parts, body) = request.into_parts();
         let caller = Caller::from_request_parts(&mut parts, hub).await?;
-        let name = Path::<(String, String)>::from_request_parts(&mut parts, hub).await;
-        let Path((owner, slug)) = name.map_err(|error| HubError::BadRequest(error.body_text()))?;
+        let Path((owner, slug)) = Path::<(String, String)>::from_request_parts(&mut parts, hub).await?;
         let place = parts.extensions.remove().unwrap_or_default();
         Ok(Asked { hub: Arc::clone(hub), caller, name: RepoName { owner, slug }, place, headers: parts.headers, body })
     }
@@ -320,7 +324,7 @@ async fn to_the_end<T: Send + 'static>(
         }
         .in_current_span(),
     );
-    task.await.map_err(|error| HubError::Internal(format!("a task died: {error}")))?
+    task.await.map_err(|error| HubError::died(&error))?
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, HubError> {

@@ -70,17 +70,38 @@ pub enum HubError {
 
 impl From<Error> for HubError {
     fn from(error: Error) -> HubError {
+        let text = told(&error);
         match error.kind() {
-            ErrorKind::Invalid => HubError::Invalid(error.to_string()),
+            ErrorKind::Invalid => HubError::Invalid(text),
             // A file that should be there is our fault, not a wrong question.
-            ErrorKind::NotFound if error.file().is_some() => HubError::Internal(error.to_string()),
-            ErrorKind::NotFound => HubError::NotFound(error.to_string()),
-            ErrorKind::Conflict => HubError::Conflict(error.to_string()),
-            ErrorKind::Busy(retry_after) => HubError::Busy { retry_after, message: error.to_string() },
-            ErrorKind::Unavailable | ErrorKind::Poisoned | ErrorKind::Full => HubError::Unavailable(error.to_string()),
+            ErrorKind::NotFound if error.file().is_some() => HubError::Internal(text),
+            ErrorKind::NotFound => HubError::NotFound(text),
+            ErrorKind::Conflict => HubError::Conflict(text),
+            ErrorKind::Busy(retry_after) => HubError::Busy { retry_after, message: text },
+            ErrorKind::Unavailable | ErrorKind::Poisoned | ErrorKind::Full => HubError::Unavailable(text),
             // Without a push id there is nothing to ask again by.
-            ErrorKind::Unknown | ErrorKind::Corrupt => HubError::Internal(error.to_string()),
+            ErrorKind::Unknown | ErrorKind::Corrupt => HubError::Internal(text),
         }
+    }
+}
+
+impl HubError {
+    /// A task or job of ours ended without an answer: it panicked, or the server is going down.
+    pub(crate) fn died(error: &tokio::task::JoinError) -> HubError {
+        tracing::error!(%error, "a task died");
+        HubError::Internal("the server failed while it worked on this; the request id names the log line".to_owned())
+    }
+}
+
+/// The text of an engine's error for clients: a file by its name, not by its place on this machine.
+pub(crate) fn told(error: &Error) -> String {
+    let text = error.to_string();
+    match error.file() {
+        Some(file) if file.starts_with('/') => {
+            tracing::error!(error = text, "an error of a file");
+            text.replace(file, file.rsplit('/').next().unwrap_or_default())
+        }
+        _ => text,
     }
 }
 
@@ -123,5 +144,17 @@ fn reason_text(reason: &Reason) -> String {
         Reason::Full => "the disk is full: nothing was written".to_owned(),
         Reason::ReadOnly(why) => format!("the log is read-only: {why}"),
         Reason::Closed => "the server is shutting down".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_learns_a_files_name_and_not_its_place() {
+        let error = Error::io("open", "/srv/secret/place/x.pack", std::io::Error::from_raw_os_error(5));
+        let text = HubError::from(error).to_string();
+        assert!(text.contains("x.pack") && !text.contains("secret"), "{text}");
     }
 }

@@ -55,6 +55,10 @@ pub struct Limits {
     pub missing_listed_max: usize,
     /// Branches of one repository.
     pub refs_per_repo_max: usize,
+    /// Live repositories of one owner.
+    pub repos_per_owner_max: usize,
+    /// Valid tokens of one owner.
+    pub tokens_per_owner_max: usize,
     /// Tags in one request.
     pub tags_per_request_max: usize,
     /// Entries in a release's changelog.
@@ -128,6 +132,8 @@ impl Default for Limits {
             plan_objects_max: 4_000_000,
             missing_listed_max: 20,
             refs_per_repo_max: 100_000,
+            repos_per_owner_max: 100_000,
+            tokens_per_owner_max: 1_000,
             tags_per_request_max: 10_000,
             changelog_entries_max: 5_000,
             release_bytes_max: 1 << 20,

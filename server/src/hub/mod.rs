@@ -78,6 +78,7 @@ pub struct Hub {
     closing: AtomicBool,
     blocking_jobs: Arc<Semaphore>,
     pub(crate) push_turns: push::PushTurns,
+    revoked: tokens::Revoked,
     /// Work that goes on when its client is gone; a shutdown waits for it.
     pub(crate) tasks: TaskTracker,
 }
@@ -158,6 +159,7 @@ impl Hub {
             closing: AtomicBool::new(false),
             blocking_jobs,
             push_turns: push::PushTurns::default(),
+            revoked: tokens::Revoked::default(),
             tasks: TaskTracker::new(),
         }
     }
@@ -207,7 +209,7 @@ impl Hub {
             drop(permit);
             result
         });
-        done.await.map_err(|error| HubError::Internal(format!("a job died: {error}")))?
+        done.await.map_err(|error| HubError::died(&error))?
     }
 
     /// A short index read off the async workers. Takes no job permit, so that access checks pass while heavy jobs wait.
@@ -216,7 +218,7 @@ impl Hub {
         T: Send + 'static,
         F: FnOnce() -> Result<T, HubError> + Send + 'static,
     {
-        tokio::task::spawn_blocking(job).await.map_err(|error| HubError::Internal(format!("a read died: {error}")))?
+        tokio::task::spawn_blocking(job).await.map_err(|error| HubError::died(&error))?
     }
 
     /// Waits until `position` is folded; false if `wait` passed first.

@@ -68,9 +68,19 @@ impl Hub {
     /// Errors: `Invalid` for a name outside the grammar; `NotAppended` when the name is taken.
     pub(crate) async fn create_repo(&self, caller: &Caller, new: NewRepo) -> Result<RepoRecord, HubError> {
         let record = self.record_of_new(new)?;
+        self.check_repo_count(&record.owner)?;
         let free = Condition::NameFree { owner: record.owner.clone(), slug: record.slug.clone() };
         self.append_as(caller, vec![free], EventBody::RepoCreated(record.clone())).await?;
         Ok(record)
+    }
+
+    /// Refuses one more repository for an owner who has as many as he may.
+    pub(crate) fn check_repo_count(&self, owner: &str) -> Result<(), HubError> {
+        let max = self.limits.repos_per_owner_max;
+        if self.projections.view().count_repos(owner, max)? < max {
+            return Ok(());
+        }
+        Err(HubError::TooLarge(format!("'{owner}' has {max} repositories, which is the limit: delete some first")))
     }
 
     /// The settings of a repository that is to be created, checked.
@@ -99,7 +109,8 @@ impl Hub {
         after: Option<(String, String)>,
         limit: usize,
     ) -> Result<Vec<RepoRow>, HubError> {
-        let (view, caller) = (self.projections.view(), caller.clone());
+        // A change of visibility that was answered counts.
+        let (view, caller) = (self.view_at(self.engine.durable().position).await?, caller.clone());
         self.read(move || {
             let mut found: Vec<RepoRow> = Vec::new();
             let mut after = after;

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use crate::{
     hub::{
         Hub, HubError,
+        error::told,
         plan::{CONTENT, KEYS, OBJECT_ID, Plan, Section},
     },
     wire::{encode, transcode},
@@ -190,7 +191,7 @@ impl Out {
         if std::mem::replace(&mut self.open, false) {
             self.failure = Some(match damaged {
                 true => HubError::Damaged { object: wanted.id, pack: wanted.location.pack },
-                false => HubError::Unavailable(format!("object {} could not be read now: {error}", wanted.id)),
+                false => HubError::Unavailable(format!("object {} could not be read now: {}", wanted.id, told(error))),
             });
         }
     }

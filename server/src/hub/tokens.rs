@@ -1,12 +1,18 @@
 //! Tokens: issue, list, revoke, and who a secret belongs to.
 //!
 //! Invariants: the secret is shown once, by the call that made it, and only its SHA-256 is kept; a token's rights never
-//! exceed those of whoever issued it; validity is judged on every request against the newest view.
+//! exceed those of whoever issued it, and it ends no later (a revocation ends that one token, not those it issued);
+//! validity is judged on every request, and a revocation that was answered counts at once, folded or not.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
 
 use reprise_engine::{
     clock::random16,
     event::{EventBody, Scope, TokenRecord},
-    id::{TokenHash, TokenId},
+    id::{Position, TokenHash, TokenId},
     object::names,
 };
 use reprise_projections::{View, view::TokenRow};
@@ -27,13 +33,36 @@ pub struct NewToken {
     pub expires_ms: Option<u64>,
 }
 
+/// Revocations that were answered and may not be folded yet.
+#[derive(Default)]
+pub struct Revoked(Mutex<BTreeMap<TokenHash, Position>>);
+
+impl Revoked {
+    fn contains(&self, hash: TokenHash) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&hash)
+    }
+
+    /// Notes one, and forgets those that every view from `folded` on shows.
+    fn note(&self, hash: TokenHash, at: Position, folded: Position) {
+        let mut revoked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        revoked.retain(|_, at| *at > folded);
+        revoked.insert(hash, at);
+    }
+}
+
 impl Hub {
     /// Who has this secret: the operator, or the owner of a token that is valid now.
     pub async fn caller_of(&self, secret: Secret) -> Result<Caller, HubError> {
         if self.operator.matches(secret.expose()) {
             return Ok(Caller::Operator);
         }
-        self.valid_token(&self.projections.view(), hash_of(&secret)).map(Caller::Token)
+        let (mut view, hash) = (self.projections.view(), hash_of(&secret));
+        let end = self.engine.durable().position;
+        if view.checkpoint().position < end && view.token(hash)?.is_none() {
+            // Perhaps it was issued a moment ago.
+            view = self.view_at(end).await?;
+        }
+        self.valid_token(&view, hash).map(Caller::Token)
     }
 
     /// The token with this hash, if it is valid now.
@@ -43,7 +72,7 @@ impl Hub {
             |why: &str| Err(HubError::Unauthorized(format!("the token is {why}: muse auth login with another")));
         match row {
             None => refused("not known here"),
-            Some(row) if row.revoked => refused("revoked"),
+            Some(row) if row.revoked || self.revoked.contains(hash) => refused("revoked"),
             Some(row) if self.is_over(&row.record) => refused("expired"),
             Some(row) => Ok(row.record),
         }
@@ -54,6 +83,7 @@ impl Hub {
     /// Errors: `Forbidden` when the caller does not administer that owner (or that repository).
     pub async fn issue_token(&self, caller: &Caller, new: NewToken) -> Result<(TokenRecord, Secret), HubError> {
         may_administer(caller, &new.owner, new.repo.as_deref())?;
+        let expires_ms = ends_with_issuer(caller, new.expires_ms)?;
         names::check_owner(&new.owner)?;
         new.repo.as_deref().map_or(Ok(()), names::check_slug)?;
         let mut bytes = [0u8; 32];
@@ -66,8 +96,9 @@ impl Hub {
             repo: new.repo,
             scope: new.scope,
             issued_ms: self.now_ms(),
-            expires_ms: new.expires_ms,
+            expires_ms,
         };
+        self.check_token_count(&record.owner).await?;
         self.append_as(caller, Vec::new(), EventBody::TokenIssued(record.clone())).await?;
         Ok((record, secret))
     }
@@ -88,9 +119,21 @@ impl Hub {
         let row = self.list_tokens(caller).await?.into_iter().find(|row| row.record.token == token);
         let Some(row) = row else { return Err(HubError::NotFound(format!("there is no token {token}"))) };
         if !row.revoked {
-            self.append_as(caller, Vec::new(), EventBody::TokenRevoked(row.record.clone())).await?;
+            let appended = self.append_as(caller, Vec::new(), EventBody::TokenRevoked(row.record.clone())).await?;
+            self.revoked.note(row.record.hash, appended.last, self.projections.folded().position);
         }
         Ok(row.record)
+    }
+
+    /// Refuses one more token for an owner who has as many as he may: valid ones count.
+    async fn check_token_count(&self, owner: &str) -> Result<(), HubError> {
+        let (view, max, now) = (self.projections.view(), self.limits.tokens_per_owner_max, self.now_ms());
+        let whose = owner.to_owned();
+        let count = self.read(move || Ok(view.count_tokens(&whose, now)?)).await?;
+        if count < max {
+            return Ok(());
+        }
+        Err(HubError::TooLarge(format!("'{owner}' has {count} tokens; the limit is {max}: revoke some first")))
     }
 
     /// Whether the token's time is over.
@@ -102,6 +145,18 @@ impl Hub {
 /// The hash under which a secret is known.
 fn hash_of(secret: &Secret) -> TokenHash {
     TokenHash(Sha256::digest(secret.expose().as_bytes()).into())
+}
+
+/// The end of a token that `caller` issues: not after his own.
+fn ends_with_issuer(caller: &Caller, wanted: Option<u64>) -> Result<Option<u64>, HubError> {
+    let Caller::Token(TokenRecord { expires_ms: Some(own), .. }) = caller else { return Ok(wanted) };
+    match wanted {
+        Some(wanted) if wanted > *own => Err(HubError::Invalid(format!(
+            "a token ends no later than the one that issues it, which ends at {own} (ms since 1970)"
+        ))),
+        Some(wanted) => Ok(Some(wanted)),
+        None => Ok(Some(*own)),
+    }
 }
 
 /// Whether the caller administers the owner (`repo`: at least that one repository).

@@ -1,17 +1,19 @@
 //! Verification: the log from its first byte, then every pack that it names.
 //!
 //! Without `deep`: the log, each pack's presence, size and table. With `deep`: every byte of every entry. Damage is named
-//! (file, pack, object), never repaired here. Damaged rows that are condemned already and were pushed again since are
-//! reported as healed.
+//! (file, pack, object), never repaired here. Damage that nobody meets any more (its rows are condemned and the objects are
+//! elsewhere, or their repository is gone) is reported as healed; rows that are condemned and nowhere else are damage,
+//! whatever their bytes are now. What only could not be read ends the verification with that error.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     time::Duration,
 };
 
 use reprise_engine::{
     Error, ErrorKind,
-    event::EventBody,
+    event::{Event, EventBody},
     id::{Kind, ObjectId, PackId, Position, RepoId, TableHash},
     pack,
     store::StoreKey,
@@ -26,7 +28,7 @@ pub fn run(hub: &Hub, deep: bool, say: &mut dyn FnMut(Value) -> bool) -> Result<
     let mut found = Found::default();
     let end = hub.engine.durable().position;
     match scan_log(hub, end, say) {
-        Ok(Some(named)) => verify_packs(hub, &named, deep, &mut found, say)?,
+        Ok(Some(named)) => verify_packs(hub, (&named, end), deep, &mut found, say)?,
         Ok(None) => return Ok(()),
         Err(error) if error.is_corrupt() => {
             found.damaged += 1;
@@ -65,6 +67,8 @@ struct Named {
 }
 
 struct NamedPack {
+    /// The event that names it.
+    position: Position,
     repo: RepoId,
     bytes: u64,
     table_hash: TableHash,
@@ -85,7 +89,7 @@ fn scan_log(hub: &Hub, end: Position, say: &mut dyn FnMut(Value) -> bool) -> rep
             return Err(Error::new(ErrorKind::Unavailable, text));
         };
         for event in group.events.iter() {
-            named.take(&event.body);
+            named.take(event);
             at = event.position;
         }
         if at.0 - said >= EVENTS_PER_LINE || at >= end {
@@ -99,11 +103,15 @@ fn scan_log(hub: &Hub, end: Position, say: &mut dyn FnMut(Value) -> bool) -> rep
 }
 
 impl Named {
-    fn take(&mut self, body: &EventBody) {
-        match body {
+    fn take(&mut self, event: &Event) {
+        match &event.body {
             EventBody::ObjectsReceived(received) => {
-                let pack =
-                    NamedPack { repo: received.repo, bytes: received.pack_bytes, table_hash: received.table_hash };
+                let pack = NamedPack {
+                    position: event.position,
+                    repo: received.repo,
+                    bytes: received.pack_bytes,
+                    table_hash: received.table_hash,
+                };
                 self.packs.insert(received.pack, pack);
             }
             EventBody::RowsCondemned(condemned) => {
@@ -122,28 +130,37 @@ impl Named {
 
 fn verify_packs(
     hub: &Hub,
-    named: &Named,
+    (named, end): (&Named, Position),
     deep: bool,
     found: &mut Found,
     say: &mut dyn FnMut(Value) -> bool,
 ) -> Result<(), HubError> {
+    if !hub.projections.wait_folded(end, FOLD_WAIT_MAX) {
+        return Err(HubError::Unavailable(
+            "the index does not catch up with the log: try again when it has".to_owned(),
+        ));
+    }
     let view = hub.projections.view();
     let total = named.packs.len();
     for (pack, expected) in &named.packs {
         let mut bad: Vec<(Kind, ObjectId, String)> = Vec::new();
-        if let Err(error) = verify_pack(hub, *pack, expected, deep, &mut bad) {
-            found.damaged += 1;
-            say(json!({"damaged": {"what": "pack", "pack": pack.to_string(), "detail": error.to_string()}}));
+        let judge = Judge { view: &view, named, repo: expected.repo, pack: *pack };
+        match verify_pack(hub, *pack, expected, deep, &mut bad) {
+            Ok(()) => {}
+            Err(Wrong::NotRead(error)) => return Err(error),
+            Err(Wrong::Damaged(detail)) => {
+                let healed = judge.all_healed(hub, expected.position)?;
+                found.say(healed, json!({"what": "pack", "pack": pack.to_string(), "detail": detail}), say);
+            }
         }
-        for (kind, id, detail) in bad {
-            let healed = named.condemned.contains(&(expected.repo, *pack, kind, id))
-                && is_elsewhere(&view, expected.repo, kind, id)?;
-            let what = if healed { "healed" } else { "damaged" };
-            *(if healed { &mut found.healed } else { &mut found.damaged }) += 1;
-            say(json!({what: {
-                "what": "object", "kind": kind.name(), "object": id.to_string(),
-                "pack": pack.to_string(), "repo_id": expected.repo.to_string(), "detail": detail,
-            }}));
+        for (kind, id, detail) in &bad {
+            found.say(judge.healed(*kind, *id)?, judge.object(*kind, *id, detail), say);
+        }
+        for (kind, id) in judge.condemned().filter(|at| !bad.iter().any(|(kind, id, _)| (*kind, *id) == *at)) {
+            if !judge.healed(kind, id)? {
+                let detail = "condemned, and not pushed again since";
+                found.say(false, judge.object(kind, id, detail), say);
+            }
         }
         found.packs += 1;
         found.bytes += expected.bytes;
@@ -154,11 +171,72 @@ fn verify_packs(
     Ok(())
 }
 
-/// Whether readers find the object in another place, or its repository is gone.
-fn is_elsewhere(view: &View, repo: RepoId, kind: Kind, id: ObjectId) -> Result<bool, HubError> {
-    let Some(row) = view.repo(repo)? else { return Ok(true) };
-    // Condemned rows are skipped: what is found here is another copy.
-    Ok(view.locate(row.scope(), kind, id)?.is_some())
+impl Found {
+    /// Counts a finding and says it.
+    fn say(&mut self, healed: bool, what: Value, say: &mut dyn FnMut(Value) -> bool) {
+        let (count, name) = if healed { (&mut self.healed, "healed") } else { (&mut self.damaged, "damaged") };
+        *count += 1;
+        say(json!({name: what}));
+    }
+}
+
+/// Whether damage in a pack still meets anyone.
+struct Judge<'a> {
+    view: &'a View,
+    named: &'a Named,
+    repo: RepoId,
+    pack: PackId,
+}
+
+impl Judge<'_> {
+    /// Readers are not sent to this row any more and find the object in another place, or its repository is gone.
+    fn healed(&self, kind: Kind, id: ObjectId) -> Result<bool, HubError> {
+        let Some(row) = self.view.repo(self.repo)? else { return Ok(true) };
+        let condemned = self.named.condemned.contains(&(self.repo, self.pack, kind, id));
+        // Condemned rows are skipped: what is found here is another copy.
+        Ok(condemned && self.view.locate(row.scope(), kind, id)?.is_some())
+    }
+
+    /// The same of every row that the event at `position` gave the pack.
+    fn all_healed(&self, hub: &Hub, position: Position) -> Result<bool, HubError> {
+        let group = hub.engine.follow(position)?.next(STEP)?;
+        for event in group.iter().flat_map(|group| group.events.iter()) {
+            let EventBody::ObjectsReceived(received) = &event.body else { continue };
+            if received.pack != self.pack {
+                continue;
+            }
+            for row in &received.rows {
+                if !self.healed(row.kind, row.id)? {
+                    return Ok(false);
+                }
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Condemned rows of the pack.
+    fn condemned(&self) -> impl Iterator<Item = (Kind, ObjectId)> {
+        let from = (self.repo, self.pack, Kind::Blob, ObjectId([0; 32]));
+        let rows = self.named.condemned.range((Bound::Included(from), Bound::Unbounded));
+        let of = (self.repo, self.pack);
+        rows.take_while(move |(repo, pack, ..)| (*repo, *pack) == of).map(|(_, _, kind, id)| (*kind, *id))
+    }
+
+    fn object(&self, kind: Kind, id: ObjectId, detail: &str) -> Value {
+        json!({
+            "what": "object", "kind": kind.name(), "object": id.to_string(),
+            "pack": self.pack.to_string(), "repo_id": self.repo.to_string(), "detail": detail,
+        })
+    }
+}
+
+/// Why a pack does not verify.
+enum Wrong {
+    /// Its bytes are gone or not what was accepted.
+    Damaged(String),
+    /// It could not be read now.
+    NotRead(HubError),
 }
 
 fn verify_pack(
@@ -167,22 +245,28 @@ fn verify_pack(
     expected: &NamedPack,
     deep: bool,
     bad: &mut Vec<(Kind, ObjectId, String)>,
-) -> Result<(), HubError> {
+) -> Result<(), Wrong> {
+    let wrong = |error: Error| match hub.is_damage(&error) {
+        true => Wrong::Damaged(error.to_string()),
+        false => Wrong::NotRead(error.into()),
+    };
     let store = hub.engine.store().as_ref();
-    let size = store.size(&StoreKey::pack(pack))?;
+    let size = store.size(&StoreKey::pack(pack)).map_err(wrong)?;
     if size != expected.bytes {
-        return Err(HubError::Internal(format!("{size} bytes, the log says {}", expected.bytes)));
+        return Err(Wrong::Damaged(format!("{size} bytes, the log says {}", expected.bytes)));
     }
     let described = match deep {
-        true => pack::verify(store, pack, &mut |kind, id, detail| bad.push((kind, id, detail)))?,
-        false => pack::describe(store, pack)?,
+        true => pack::verify(store, pack, &mut |kind, id, detail| bad.push((kind, id, detail))),
+        false => pack::describe(store, pack),
     };
-    if described.stored.table_hash != expected.table_hash {
-        return Err(HubError::Internal("its table is not the one that was accepted".to_owned()));
+    if described.map_err(wrong)?.stored.table_hash != expected.table_hash {
+        return Err(Wrong::Damaged("its table is not the one that was accepted".to_owned()));
     }
     Ok(())
 }
 
 const STEP: Duration = Duration::from_secs(5);
+/// How long the index may take to show the end of the log.
+const FOLD_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Events between two progress lines.
 const EVENTS_PER_LINE: u64 = 10_000;

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use reprise_engine::id::Position;
 use serde::Deserialize;
 
 use crate::{
-    http::admin::{event_json, ndjson, operator_only},
+    http::{
+        admin::{event_json, ndjson, operator_only},
+        extract::Query,
+    },
     hub::{Caller, Hub, HubError},
 };
 

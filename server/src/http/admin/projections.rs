@@ -5,11 +5,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-    response::Response,
-};
+use axum::{Json, extract::State, response::Response};
 use reprise_engine::id::Position;
 use reprise_projections::{Digest, Model, RebuildOptions, RebuildProgress, RebuildReport, View};
 use serde::Deserialize;
@@ -22,6 +18,7 @@ use crate::{
             ndjson::{self, Lines},
             operator_only,
         },
+        extract::{Path, Query},
         health,
     },
     hub::{Caller, Hub, HubError},

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use reprise_engine::{
     event::{Codec, Scope, Visibility},
     id::{Kind, ObjectId},
@@ -15,7 +11,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    http::{admin::event_json, extract::JsonBody},
+    http::{
+        admin::event_json,
+        extract::{JsonBody, Path, Query},
+    },
     hub::{
         Caller, Hub, HubError,
         repos::{NewRepo, RepoChange},
@@ -37,8 +36,11 @@ pub async fn list(
     caller: Caller,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Value>, HubError> {
-    let after = query.after.as_deref().and_then(|name| name.split_once('/'));
-    let after = after.map(|(owner, slug)| (owner.to_owned(), slug.to_owned()));
+    let after = match query.after.as_deref().map(|name| name.split_once('/').ok_or(name)) {
+        None => None,
+        Some(Ok((owner, slug))) => Some((owner.to_owned(), slug.to_owned())),
+        Some(Err(_)) => return Err(HubError::BadRequest("after: OWNER/SLUG is expected".to_owned())),
+    };
     let limit = query.limit.unwrap_or(LIST_MAX).clamp(1, LIST_MAX);
     let rows = hub.list_repos(&caller, after, limit).await?;
     let next =

@@ -2,17 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Query, State},
-    response::Response,
-};
+use axum::{Json, extract::State, response::Response};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
     http::{
         admin::{ndjson, operator_only},
+        extract::Query,
         health,
     },
     hub::{Caller, Hub, HubError, verify},

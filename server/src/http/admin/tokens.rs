@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -13,7 +13,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    http::{admin::event_json, extract::JsonBody},
+    http::{
+        admin::event_json,
+        extract::{JsonBody, Path},
+    },
     hub::{Caller, Hub, HubError, tokens::NewToken},
 };
 
