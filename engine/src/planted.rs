@@ -30,8 +30,6 @@ pub enum PlantedBug {
     DamageTakenForTear = 9,
     /// A pack's event is appended before the pack is durable.
     EventBeforePack = 10,
-    /// Recovery keeps the whole frames of a group whose end is missing.
-    HalfGroupKept = 11,
 }
 
 /// True while `bug` is planted.

@@ -7,7 +7,9 @@ use std::{
     fs,
     path::Path,
     sync::{Arc, mpsc},
+    task::Poll,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use reprise_engine::{
@@ -23,6 +25,7 @@ use reprise_server::{
 };
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
+use tower::ServiceExt;
 
 use crate::client::{Remote, Request};
 
@@ -40,6 +43,7 @@ pub struct HubInProcess {
     pub clock: Arc<ManualClock>,
     /// The read models, for tests that look at them directly.
     pub projections: Projections,
+    hub: Arc<Hub>,
 }
 
 impl HubInProcess {
@@ -59,19 +63,51 @@ impl HubInProcess {
             memtable_bytes: 16 << 20,
         };
         let projections = Projections::open(engine.clone(), options).expect("the projections open");
-        let hub = Hub::new(HubParts {
+        let hub = Arc::new(Hub::new(HubParts {
             engine,
             projections: projections.clone(),
             limits: Limits::default(),
             spool_dir: spool,
             create_on_push: None,
             operator: Secret::new(OPERATOR),
-        });
+        }));
         let (stop, stopped) = oneshot::channel();
         let (address, found) = mpsc::channel();
-        let thread = thread::spawn(move || serve(hub, &address, stopped));
+        let served = Arc::clone(&hub);
+        let thread = thread::spawn(move || serve(&served, &address, stopped));
         let host = found.recv().expect("the hub listens");
-        HubInProcess { host, stop: Some(stop), thread: Some(thread), clock, projections }
+        HubInProcess { host, stop: Some(stop), thread: Some(thread), clock, projections, hub }
+    }
+
+    /// Posts a body as the operator and goes away once the request has been polled `polls` times, as a connection does
+    /// whose client is gone. What was queued for the log till then is decided when this returns. True: it was answered.
+    pub fn post_and_go_away(&self, path: &str, body: Vec<u8>, polls: usize) -> bool {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let router = reprise_server::http::router(Arc::clone(&self.hub));
+        let request = hyper::Request::post(format!("/{path}"))
+            .header("authorization", format!("Bearer {OPERATOR}"))
+            .body(axum::body::Body::from(body))
+            .expect("a request");
+        let mut left = polls;
+        let answered = runtime.block_on(async {
+            let mut answer = std::pin::pin!(router.oneshot(request));
+            std::future::poll_fn(|context| {
+                if left == 0 {
+                    return Poll::Ready(false);
+                }
+                left -= 1;
+                match answer.as_mut().poll(context) {
+                    Poll::Ready(_) => Poll::Ready(true),
+                    Poll::Pending if left == 0 => Poll::Ready(false),
+                    Poll::Pending => Poll::Pending,
+                }
+            })
+            .await
+        });
+        // Work that goes on without its client needs its runtime: it ends with it, when nothing is left to do.
+        self.token("barrier");
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        answered
     }
 
     /// The URL of a repository, or of anything else below the root.
@@ -144,16 +180,15 @@ impl Drop for HubInProcess {
     }
 }
 
-fn serve(hub: Hub, address: &mpsc::Sender<String>, stopped: oneshot::Receiver<()>) {
+fn serve(hub: &Arc<Hub>, address: &mpsc::Sender<String>, stopped: oneshot::Receiver<()>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let hub = Arc::new(hub);
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let host = listener.local_addr().expect("an address").to_string();
         address.send(host).expect("the test waits");
         let stop = async { drop(stopped.await) };
-        reprise_server::http::serve::run(listener, Arc::clone(&hub), stop).await;
+        reprise_server::http::serve::run(listener, Arc::clone(hub), stop).await;
     });
     hub.projections.shutdown().expect("the projections close");
     hub.engine.shutdown().expect("the log closes");

@@ -46,6 +46,12 @@ fn an_acknowledgement_before_the_sync_is_found() {
 }
 
 #[test]
+fn an_event_appended_before_its_pack_is_durable_is_found() {
+    let hunt = || violations([every_crash(&script("store a pack, then append its event"))]);
+    check_found(PlantedBug::EventBeforePack, hunt);
+}
+
+#[test]
 fn a_sync_that_is_tried_again_is_found() {
     let hunt = || violations([every_call(&script("append small"), Fault::SyncErrorDropped)]);
     check_found(PlantedBug::RetriedFsync, hunt);

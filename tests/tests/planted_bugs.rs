@@ -6,7 +6,7 @@ use std::{panic, path::Path};
 
 use reprise_engine::planted::{PlantedBug, turn};
 use reprise_tests::{
-    client::{clone, push},
+    client::{clone, push, push::objects_body},
     fixtures,
     hub_in_process::HubInProcess,
 };
@@ -45,6 +45,24 @@ fn push_and_check(hub: &HubInProcess, repo: &str) {
     }
 }
 
+/// A client goes away at any moment of its upload: the same push afterwards is taken, and the clone is whole.
+fn gone_at_any_moment(data: &Path) {
+    let hub = HubInProcess::open(data, 3);
+    let local = fixtures::etude();
+    let all: Vec<String> = local.objects.keys().cloned().collect();
+    for polls in 1..64 {
+        let repo = format!("alice/r{polls}");
+        hub.create_repo(&repo);
+        let body = objects_body(&local.objects, &all);
+        let answered = hub.post_and_go_away(&format!("{repo}/push/objects"), body, polls);
+        push_and_check(&hub, &repo);
+        if answered {
+            return;
+        }
+    }
+    panic!("64 polls, and no answer");
+}
+
 /// `test` passes without the bug and fails with it.
 fn check_found(bug: PlantedBug, test: fn(&Path)) {
     let turn = turn();
@@ -75,4 +93,9 @@ fn planted_a_fold_that_forgets_object_refs_is_found_by_the_same_content_twice() 
 #[test]
 fn planted_a_fold_that_forgets_object_refs_is_found_by_delete_and_recreate() {
     check_found(PlantedBug::FoldForgetsObjectRefs, deleted_and_recreated);
+}
+
+#[test]
+fn planted_giving_up_an_append_when_its_caller_goes_away_is_found() {
+    check_found(PlantedBug::DropOnCancel, gone_at_any_moment);
 }

@@ -18,6 +18,7 @@ use crate::{
     disk::{Disk, DiskFile, make_dir, parent, read_exact_at, write_all_at},
     error::{Error, Result},
     id::LogId,
+    planted::{self, PlantedBug},
 };
 
 /// Keys are paths under the disk's root.
@@ -277,7 +278,9 @@ impl Staged for DirectoryStaged {
     fn commit(mut self: Box<Self>, key: &StoreKey) -> Result<Created> {
         self.flush()?;
         let file = self.file()?;
-        file.sync_data()?;
+        if !planted::is(PlantedBug::EventBeforePack) {
+            file.sync_data()?;
+        }
         let created = self.inner.publish(file, &self.path, key)?;
         self.done = true;
         Ok(created)

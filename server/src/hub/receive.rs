@@ -68,8 +68,12 @@ impl Hub {
     /// Appends events that name `stored`. The packs are removed again only when the log says that it does not name them:
     /// whoever goes away before that leaves them.
     pub(crate) async fn append_packs(&self, proposal: Proposal, stored: StoredPacks) -> Result<Appended, HubError> {
-        let proposed = stored.proposed();
-        let appended = self.append(proposal).await;
+        let (proposed, appended) = if planted::is(PlantedBug::DropOnCancel) {
+            let appended = self.append(proposal).await;
+            (stored.proposed(), appended)
+        } else {
+            (stored.proposed(), self.append(proposal).await)
+        };
         let unnamed = match &appended {
             // The log names the packs of the first attempt; these are not them.
             Ok(appended) => appended.repeated,
