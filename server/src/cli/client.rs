@@ -10,7 +10,10 @@ use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use reprise_engine::ErrorKind;
 use serde_json::Value;
-use tokio::{net::TcpStream, time::sleep};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 use tower::ServiceExt;
 
 use crate::{
@@ -47,6 +50,11 @@ pub enum Client {
 }
 
 impl Client {
+    /// Whether this process has the directory.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Client::Local { .. })
+    }
+
     /// Finds the way to `data`.
     pub async fn open(data: &Path, need: Need, output: &Output) -> Result<Client, Failure> {
         if need == Need::Existing && !Hub::exists(data) {
@@ -134,6 +142,7 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response<Body>, Failure> {
+        let asks = method == Method::GET;
         let secret = match self {
             Client::Remote { secret, .. } => secret,
             Client::Local { hub, .. } => &hub.operator,
@@ -153,14 +162,17 @@ impl Client {
                 Err(never) => match never {},
             },
         };
-        if response.status().is_success() { Ok(response) } else { Err(refused(response).await) }
+        if response.status().is_success() { Ok(response) } else { Err(refused(response, asks).await) }
     }
 }
 
-/// The server that says it has the directory, if it answers.
+/// The server that says it has the directory, if it answers and knows the secret. A server that was killed leaves its file
+/// behind, and the next one listens at the same address before it has written its own.
 async fn remote(data: &Path) -> Option<Client> {
     let (address, secret) = server_file::read(data)?;
-    TcpStream::connect(address).await.ok().map(|_| Client::Remote { address, secret })
+    let client = Client::Remote { address, secret };
+    let known = timeout(ANSWER_TIME_MAX, client.send(Method::GET, "/projections", None)).await;
+    matches!(known, Ok(Ok(_))).then_some(client)
 }
 
 async fn over_http(address: SocketAddr, request: Request<Body>) -> Result<Response<Body>, Failure> {
@@ -174,14 +186,14 @@ async fn over_http(address: SocketAddr, request: Request<Body>) -> Result<Respon
     Ok(response.map(Body::new))
 }
 
-async fn refused(response: Response<Body>) -> Failure {
+/// `asks`: the command asked about something, and did not want it changed.
+async fn refused(response: Response<Body>, asks: bool) -> Failure {
     let status = response.status();
     let bytes = response.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let detail = serde_json::from_slice::<Value>(&bytes).ok();
     let detail = detail.as_ref().and_then(|value| value["detail"].as_str()).unwrap_or("no reason was given");
     match status {
-        // Asked for something that is not there.
-        StatusCode::NOT_FOUND => Failure::NotWell(detail.to_owned()),
+        StatusCode::NOT_FOUND if asks => Failure::NotWell(detail.to_owned()),
         _ => Failure::CouldNot(format!("{detail} ({})", status.as_u16())),
     }
 }
@@ -195,5 +207,7 @@ pub fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
+/// How long a server may take for the first small answer.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 const HELD_TRIES: usize = 50;
 const HELD_PAUSE: Duration = Duration::from_millis(100);

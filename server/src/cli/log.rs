@@ -19,7 +19,7 @@ pub struct Log {
     /// The first position to print
     #[arg(long, default_value_t = 1, value_name = "POSITION")]
     from: u64,
-    /// Go on when the end is reached
+    /// Go on when the end is reached (with a running server)
     #[arg(long)]
     follow: bool,
 }
@@ -27,8 +27,14 @@ pub struct Log {
 impl Log {
     /// Does it.
     pub async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
+        if self.follow && client.is_local() {
+            return Err(Failure::CouldNot(
+                "no server is running on this directory, so nothing can come: start `reprise serve`, then follow"
+                    .to_owned(),
+            ));
+        }
         let path = format!("/log?from={}&follow={}", self.from, self.follow);
-        client.stream(Method::GET, &path, &mut |event| output.value(&event, line)).await
+        client.stream(Method::GET, &path, &mut |event| output.item(&event, line)).await
     }
 }
 

@@ -26,6 +26,8 @@ use client::{Client, Need};
 use failure::Failure;
 use output::Output;
 
+use crate::{shutdown, telemetry};
+
 /// A hub for muse repositories whose every index can be deleted and folded again from its log.
 #[derive(Parser, Debug)]
 #[command(name = "reprise", version, after_help = EXAMPLES)]
@@ -37,7 +39,7 @@ pub struct Arguments {
     #[arg(long, global = true)]
     json: bool,
     /// What to log to stderr, for example `debug` or `reprise_server=trace`
-    #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER")]
+    #[arg(long, global = true, env = "RUST_LOG", value_name = "FILTER", value_parser = telemetry::filter)]
     log_filter: Option<String>,
     #[command(subcommand)]
     command: Command,
@@ -88,7 +90,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
         .build();
     let output = Output::new(arguments.json);
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(Box::pin(dispatch(arguments, &output))),
+        Ok(runtime) => {
+            let result = runtime.block_on(Box::pin(dispatch(arguments, &output)));
+            // Requests were waited for and the directory is closed: what still runs answers nobody.
+            runtime.shutdown_timeout(JOBS_TIME_MAX);
+            result
+        }
         Err(error) => Err(Failure::CouldNot(format!("starting the runtime: {error}"))),
     };
     match result {
@@ -104,7 +111,11 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<(), Failure> 
         command => command,
     };
     let client = Client::open(&data, command.need(), output).await?;
-    let result = command.run(&client, output).await;
+    let stop = shutdown::requested().map_err(|error| Failure::CouldNot(format!("signals: {error}")))?;
+    let result = tokio::select! {
+        result = command.run(&client, output) => result,
+        () = stop => Err(Failure::CouldNot("interrupted".to_owned())),
+    };
     let closed = client.close().await;
     result.and(closed)
 }
@@ -135,6 +146,8 @@ impl Command {
 }
 
 const WORKERS: usize = 2;
+/// How long jobs that nobody waits for may keep the process from ending.
+const JOBS_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 /// Heavy jobs (`limits.blocking_jobs_max`) and the short reads beside them.
 const BLOCKING_THREADS_MAX: usize = 96;
 const EXAMPLES: &str = "Examples:

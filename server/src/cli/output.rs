@@ -3,23 +3,26 @@
 use std::{
     io::{self, Write},
     process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::failure::Failure;
 
 /// Where results go.
 pub struct Output {
     json: bool,
+    /// The one JSON value of a command that gives one stands on stdout.
+    answered: AtomicBool,
 }
 
 impl Output {
     /// For people, or JSON.
     pub fn new(json: bool) -> Output {
-        Output { json }
+        Output { json, answered: AtomicBool::new(false) }
     }
 
     /// Whether JSON is wanted.
@@ -27,8 +30,15 @@ impl Output {
         self.json
     }
 
-    /// One result: the value as JSON, or what `text` makes of it.
+    /// The result of a command: the value as JSON, or what `text` makes of it.
     pub fn value(&self, value: &Value, text: impl FnOnce(&Value) -> String) -> Result<(), Failure> {
+        self.item(value, text)?;
+        self.answered.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// One of many: the value as JSON, or what `text` makes of it.
+    pub fn item(&self, value: &Value, text: impl FnOnce(&Value) -> String) -> Result<(), Failure> {
         let shown = if self.json { value.to_string() } else { text(value) };
         self.line(&shown)
     }
@@ -49,11 +59,17 @@ impl Output {
         _ = writeln!(io::stderr().lock(), "{text}").is_ok();
     }
 
-    /// Says why, in the form that was asked for, and gives the exit code.
+    /// Says why, on stderr for people and on stdout as JSON unless the result stands there, and gives the exit code.
     pub fn failure(&self, failure: &Failure) -> ExitCode {
-        match failure {
-            Failure::ReaderGone => {}
-            Failure::NotWell(text) | Failure::CouldNot(text) => self.note(&format!("reprise: {text}")),
+        let (text, exit) = match failure {
+            Failure::ReaderGone => return failure.code(),
+            Failure::NotWell(text) => (text, 1),
+            Failure::CouldNot(text) => (text, 3),
+        };
+        self.note(&format!("reprise: {text}"));
+        if self.json && !self.answered.load(Ordering::Relaxed) {
+            // Whoever read it may be gone: it is said on stderr too.
+            _ = self.line(&json!({"error": text, "exit": exit}).to_string()).is_ok();
         }
         failure.code()
     }

@@ -1,7 +1,8 @@
 //! `reprise projection …`
 
-use clap::Subcommand;
+use clap::{Subcommand, builder::PossibleValuesParser};
 use hyper::Method;
+use reprise_projections::Model;
 
 use crate::cli::{
     client::{Client, encoded},
@@ -15,7 +16,8 @@ pub enum Projection {
     /// Print all rows of one projection, one JSON value per line, in key order
     #[command(after_help = "Examples:\n  reprise projection dump refs\n  reprise projection dump object_refs --at 100")]
     Dump {
-        /// repos, refs, object_refs, mpack_index, storage_uri, commits, snapshots, tags, releases, tokens, parked
+        /// Which one
+        #[arg(value_parser = PossibleValuesParser::new(Model::ALL.map(Model::name)))]
         name: String,
         /// As they were at this position
         #[arg(long, value_name = "POSITION")]

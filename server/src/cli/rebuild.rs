@@ -39,6 +39,9 @@ impl Rebuild {
             })
             .await?;
         drop(progress);
+        if result.is_null() {
+            return Err(Failure::CouldNot("the answer ended without a result".to_owned()));
+        }
         output.value(&result, |result| plain(&result["detail"]))?;
         match result["ok"].as_bool() {
             Some(true) => Ok(()),

@@ -40,6 +40,9 @@ impl Verify {
             })
             .await?;
         drop(progress);
+        if result.is_null() {
+            return Err(Failure::CouldNot("the answer ended without a result".to_owned()));
+        }
         result["found"] = Value::Array(damaged);
         output.value(&result, text)?;
         match result["ok"].as_bool() {

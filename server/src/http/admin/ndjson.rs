@@ -2,6 +2,8 @@
 //!
 //! Bounded: the job waits when the client reads slowly, and ends when it is gone.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use axum::{
     body::Body,
     http::{HeaderValue, header},
@@ -46,7 +48,11 @@ where
     let (sender, receiver) = mpsc::channel(LINES_WAITING_MAX);
     tokio::task::spawn_blocking(move || {
         let lines = Lines(sender);
-        if let Err(error) = job(&lines) {
+        // A line that is missing must not look like the end.
+        let ended = catch_unwind(AssertUnwindSafe(|| job(&lines)));
+        let failed =
+            ended.unwrap_or_else(|_| Err(HubError::Internal("the server failed while it answered".to_owned())));
+        if let Err(error) = failed {
             tracing::warn!(%error, "a stream broke off");
             _ = lines.send(&json!({"error": error.to_string()})).is_ok();
         }
