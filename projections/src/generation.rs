@@ -21,6 +21,13 @@ pub fn name_of(number: u64) -> String {
     format!("{LIVE}{number:06}")
 }
 
+/// A path for people: from the generation's directory on. Where that is on this machine is nobody's business.
+pub fn shown(path: &Path) -> String {
+    let names: Vec<_> = path.iter().map(|name| name.to_string_lossy()).collect();
+    let from = names.iter().position(|name| name.starts_with(LIVE)).unwrap_or(names.len().saturating_sub(1));
+    names[from..].join("/")
+}
+
 /// True if there is a directory at `path`.
 pub fn exists(path: &Path) -> bool {
     path.is_dir()
@@ -30,7 +37,7 @@ pub fn exists(path: &Path) -> bool {
 pub fn remove(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(|error| Error::io("remove", path.display().to_string(), error)),
+        removed => removed.map_err(|error| Error::io("remove", shown(path), error)),
     }
 }
 

@@ -10,6 +10,8 @@ use std::{fs::File, io::Read, path::Path, sync::OnceLock};
 use fjall::{AbstractTree, AnyTree, LsmError};
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::generation::shown;
+
 /// The first damage that was met.
 #[derive(Default)]
 pub struct Damage(OnceLock<String>);
@@ -41,8 +43,8 @@ impl Damage {
             match hash(&table.path, stop) {
                 Ok(Some(hash)) if hash == table.checksum().into_u128() => {}
                 Ok(None) => return,
-                Ok(Some(_)) => self.note(&format!("{} is not the table that was written", table.path.display())),
-                Err(error) => self.note_error(&table.path.display().to_string(), &error.into()),
+                Ok(Some(_)) => self.note(&format!("{} is not the table that was written", shown(&table.path))),
+                Err(error) => self.note_error(&shown(&table.path), &error.into()),
             }
         }
     }

@@ -83,7 +83,7 @@ impl FjallStore {
     pub fn open(path: &Path, memory: Memory) -> Result<FjallStore> {
         contained("open", || {
             if !generation::exists(path) {
-                return Err(Error::not_found(format!("generation {} is not there", path.display())));
+                return Err(Error::not_found(format!("generation {} is not there", generation::shown(path))));
             }
             let database = database(path, memory, WORKERS)?;
             let names = database.list_keyspace_names();
@@ -410,7 +410,7 @@ fn failed(operation: &'static str, error: &fjall::Error) -> Error {
 }
 
 fn lost(path: &Path, what: &str) -> Error {
-    Error::new(ErrorKind::Unavailable, format!("{}: {what}", path.display()))
+    Error::new(ErrorKind::Unavailable, format!("{}: {what}", generation::shown(path)))
 }
 
 const CHECKPOINT_KEY: &[u8] = &[0, b'c'];
