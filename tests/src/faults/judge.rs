@@ -94,6 +94,9 @@ impl Expectation {
             if event.position.0 != index as u64 + 1 {
                 return Err(format!("event {} stands at place {}", event.position, index + 1));
             }
+            if index > 0 && found[index - 1].time_ms > event.time_ms {
+                return Err(format!("event {} is older than the one before it", event.position));
+            }
             if self.events.get(index) != Some(&event.body) {
                 return Err(format!("event {} is not what was proposed", event.position));
             }
@@ -134,6 +137,9 @@ fn judge_unguarded(first: &SimDisk, expected: &Expectation) -> Result<usize, Str
     drop(engine);
     let (engine, _) = open(&third, expected.segment_bytes).map_err(|error| format!("the third open: {error}"))?;
     let after = read_all(&engine).map_err(|error| format!("reading after an append: {error}"))?;
+    if after.windows(2).any(|pair| pair[0].time_ms > pair[1].time_ms) {
+        return Err("an event appended after recovery is older than the ones before it".to_owned());
+    }
     if after.len() != events.len() + 1 || after[..events.len()] != events[..] {
         return Err(format!("{} events, one appended and acknowledged, {} recovered", events.len(), after.len()));
     }

@@ -66,15 +66,19 @@ impl Stage {
 
 /// Opens an engine on a simulated disk, with the packs on the same disk.
 pub fn open(disk: &SimDisk, segment_bytes: u64) -> Result<(Engine, OpenReport)> {
-    open_driven(disk, segment_bytes, Driver::Inline)
+    open_driven(disk, segment_bytes, Driver::Inline, Arc::new(ManualClock::new(NOW_MS)))
 }
 
-fn open_driven(disk: &SimDisk, segment_bytes: u64, driver: Driver) -> Result<(Engine, OpenReport)> {
+fn open_driven(
+    disk: &SimDisk,
+    segment_bytes: u64,
+    driver: Driver,
+    clock: Arc<ManualClock>,
+) -> Result<(Engine, OpenReport)> {
     // A seed per opening: an id must not repeat when a log is opened again.
     let random = Arc::new(SeededRandom::new(seed_of(disk)));
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     let store = Arc::new(DirectoryStore::new(Arc::clone(&disk), random.clone()));
-    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
     let parts = Parts { disk, store, clock, random };
     let options = Options { segment_bytes, driver, ..Options::new("the fault tests") };
     Engine::open(parts, options)
@@ -93,7 +97,8 @@ pub fn run(script: &Script, plan: impl FnOnce(&SimDisk)) -> Vec<Stage> {
     let disk = SimDisk::new();
     plan(&disk);
     let (before, batches, stages) = Default::default();
-    let mut runner = Runner { script, disk, engine: None, before, batches, stages, open_error: None };
+    let clock = Arc::new(ManualClock::new(NOW_MS));
+    let mut runner = Runner { script, disk, clock, engine: None, before, batches, stages, open_error: None };
     runner.open_or_again();
     script.steps.iter().for_each(|step| runner.step(step));
     if let (true, Some(engine)) = (script.shutdown, &runner.engine) {
@@ -107,6 +112,7 @@ pub fn run(script: &Script, plan: impl FnOnce(&SimDisk)) -> Vec<Stage> {
 struct Runner<'a> {
     script: &'a Script,
     disk: SimDisk,
+    clock: Arc<ManualClock>,
     engine: Option<Engine>,
     before: Vec<EventBody>,
     batches: Vec<Batch>,
@@ -122,8 +128,8 @@ impl Runner<'_> {
     }
 
     fn open(&mut self) -> std::result::Result<(), String> {
-        let (engine, _) =
-            open_driven(&self.disk, self.script.segment_bytes, self.driver()).map_err(|error| error.to_string())?;
+        let (engine, _) = open_driven(&self.disk, self.script.segment_bytes, self.driver(), Arc::clone(&self.clock))
+            .map_err(|error| error.to_string())?;
         self.engine = Some(engine);
         Ok(())
     }
@@ -147,6 +153,7 @@ impl Runner<'_> {
                 }
                 self.open_or_again();
             }
+            Step::Clock(ms) => self.clock.set(*ms),
             Step::PowerLoss(survival, seed) => {
                 let next = self.disk.crash(*survival, *seed);
                 self.end_stage();
@@ -243,5 +250,7 @@ pub fn read_until_error(engine: &Engine) -> (Vec<Event>, Option<reprise_engine::
     (events, None)
 }
 
+/// Where the clock stands unless a script moves it.
+pub const NOW_MS: u64 = 1_700_000_000_000;
 /// No proposal takes longer; a lost reply fails the test instead of hanging it.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(20);

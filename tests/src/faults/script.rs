@@ -13,6 +13,8 @@ use reprise_engine::{
     id::{ObjectId, PushId, RepoId, TokenHash, TokenId},
 };
 
+use super::run::NOW_MS;
+
 /// One thing to do.
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -31,6 +33,8 @@ pub enum Step {
         /// An event for the same proposal.
         and: Option<EventBody>,
     },
+    /// Set the wall clock, forwards or backwards.
+    Clock(u64),
     /// Shut down cleanly, open again.
     Restart,
     /// Lose power, open again. What was proposed before is from then on what recovery found.
@@ -72,6 +76,7 @@ pub fn scripts() -> Vec<Script> {
         rolling("open after a lost name", lost_name()),
         story("conditional appends", conditional()),
         story("opened again and again", opened_again()),
+        rolling("the clock jumps", clock_jumps()),
         story("large proposals", vec![append(0), append_padded(1, 30_000), append_padded(2, 200_000), append(3)]),
         rolling("a proposal larger than a segment", vec![append(0), append_padded(1, 40_000), append(2)]),
         story("repeated push ids", repeated()),
@@ -213,6 +218,21 @@ fn lost_name() -> Vec<Step> {
 fn opened_again() -> Vec<Step> {
     let mut steps = vec![Step::Restart, append(0), Step::Restart, pack(1, 1, 300), Step::Restart, pack(1, 1, 300)];
     steps.extend([append(1), pack(2, 1, 300), Step::Restart, append(2)]);
+    steps
+}
+
+/// Years forwards, back to the beginning, by a little; across groups, segments, openings and a power loss.
+fn clock_jumps() -> Vec<Step> {
+    let year = 365 * 86_400_000;
+    let mut steps = vec![append(0), Step::Clock(NOW_MS + year), append_padded(1, 900), Step::Clock(0), append(2)];
+    steps.extend([
+        Step::Restart,
+        append_padded(3, 900),
+        Step::Clock(NOW_MS - year),
+        Step::Together(vec![create(4), create(5)]),
+    ]);
+    steps.extend((6..14).flat_map(|number| [Step::Clock(NOW_MS + number % 3), append_padded(number, 700)]));
+    steps.extend([Step::PowerLoss(Survival::Reordered, 3), Step::Clock(1), append(14), Step::Restart, append(15)]);
     steps
 }
 
