@@ -40,6 +40,10 @@ pub(crate) fn project(inner: &Inner) {
         };
         let panicked = || Err(Error::new(ErrorKind::Unavailable, "the projector panicked"));
         let Err(error) = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| panicked()) else { return };
+        if inner.stopping() {
+            // Whatever was under way was told to end.
+            return;
+        }
         tracing::error!(%error, "the projections failed and are built again");
         let failures = give_up(inner, &error);
         start.lost = Some(error.to_string());

@@ -362,3 +362,27 @@ async fn an_owner_has_a_bounded_number_of_repositories_and_tokens() {
     rig.hub.revoke_token(&Caller::Operator, first.token).await.unwrap();
     issue(token("alice", None)).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_records_of_several_pushes_are_in_memory_one_at_a_time() {
+    let rig = Rig::new(Limits::default()).await;
+    let mut large = History::default();
+    let files: Vec<(String, &[u8])> =
+        (0..12_000).map(|n| (format!("a/rather/long/path/{n:06}"), &b"same"[..])).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(path, content)| (path.as_str(), *content)).collect();
+    large.commit(&[], &files, "many");
+    rig.post("/alice/b/push/objects", large.objects_body()).await;
+    let body = large.push_body("main", false);
+    assert!(body.len() > 1 << 20, "{} bytes", body.len());
+    let held = rig.hub.large_records.lock().unwrap();
+    let (small, ..) = two_commits();
+    let waiting = async {
+        rig.push_all("a", &small, "main").await;
+        let waits = rig.post("/alice/b/push", body.clone());
+        assert!(tokio::time::timeout(Duration::from_millis(300), waits).await.is_err(), "another has its turn");
+    };
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(waiting));
+    drop(held);
+    at_rest(&rig.hub).await;
+    assert_eq!(rig.post("/alice/b/push", body).await.map()["ok"], json!(true));
+}

@@ -100,7 +100,7 @@ impl Hub {
             }
             (None, Some(visibility)) if allowed && create_on_push => {
                 let record = self.record_of_new(NewRepo { visibility, ..NewRepo::named(owner, slug) })?;
-                self.check_repo_count(owner)?;
+                self.check_repo_count(owner).await?;
                 let row = RepoRow { record, position: Position::ZERO };
                 Ok((Repo { is_new: true, ..Repo::of(row) }, view))
             }

@@ -3,9 +3,12 @@
 //! Invariants: nothing here changes what anyone can see (packs are durable but unnamed until the push's one append); a
 //! snapshot or commit that the repository has stays as it is; every blob of every new snapshot, every parent and every
 //! commit's snapshot is in the bundle or in the repository, or the push is refused with a text that says what is not.
-//! Memory: one record, a bounded set of blob lists, 32 bytes per distinct blob, about 150 bytes per commit.
+//! Memory: one record (a large one only while no other push has one), a bounded set of blob lists, 32 bytes per distinct blob, about 150 bytes per commit.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, MutexGuard, PoisonError},
+};
 
 use reprise_engine::{
     id::{Kind, ObjectId},
@@ -196,6 +199,8 @@ impl<'a> Intake<'a> {
         if std::mem::replace(&mut self.done[slot], true) {
             return Ok(());
         }
+        // Until it is packed: then only its list of blobs is left.
+        let _turn = self.turn(slot);
         let snapshot = self.read_snapshot(slot)?;
         let list: Arc<[ObjectId]> = snapshot.blobs.as_slice().into();
         self.lists.put(snapshot.id, Arc::clone(&list));
@@ -208,6 +213,13 @@ impl<'a> Intake<'a> {
         self.packing.snapshot(&snapshot)?;
         self.name_blobs(list);
         Ok(())
+    }
+
+    /// A turn at a large record, if the snapshot is one.
+    fn turn(&self, slot: usize) -> Option<MutexGuard<'a, ()>> {
+        let (_, at) = self.snapshots[slot];
+        let large = self.index.snapshots[at].record.len > RECORD_BYTES_SMALL;
+        large.then(|| self.hub.large_records.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn read_snapshot(&self, slot: usize) -> Result<Snapshot, Refused> {
@@ -231,7 +243,10 @@ impl<'a> Intake<'a> {
             return Ok(Some(list));
         }
         let blobs = match self.snapshots.binary_search_by_key(&snapshot, |(id, _)| *id) {
-            Ok(slot) => self.read_snapshot(slot)?.blobs,
+            Ok(slot) => {
+                let _turn = self.turn(slot);
+                self.read_snapshot(slot)?.blobs
+            }
             Err(_) => match self.view.locate(self.repo.scope, Kind::Snapshot, snapshot)? {
                 None => return Ok(None),
                 Some(location) => {
@@ -326,3 +341,7 @@ impl<'a> Intake<'a> {
         )))
     }
 }
+
+/// A record up to this size is read whenever it comes; of larger ones, which take several times their size while they are
+/// read, there is one at a time in the whole server.
+const RECORD_BYTES_SMALL: u32 = 1 << 20;

@@ -7,7 +7,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -78,6 +78,8 @@ pub struct Hub {
     closing: AtomicBool,
     blocking_jobs: Arc<Semaphore>,
     pub(crate) push_turns: push::PushTurns,
+    /// Held while a large record is in memory.
+    pub(crate) large_records: Mutex<()>,
     revoked: tokens::Revoked,
     /// Work that goes on when its client is gone; a shutdown waits for it.
     pub(crate) tasks: TaskTracker,
@@ -159,6 +161,7 @@ impl Hub {
             closing: AtomicBool::new(false),
             blocking_jobs,
             push_turns: push::PushTurns::default(),
+            large_records: Mutex::new(()),
             revoked: tokens::Revoked::default(),
             tasks: TaskTracker::new(),
         }

@@ -68,16 +68,16 @@ impl Hub {
     /// Errors: `Invalid` for a name outside the grammar; `NotAppended` when the name is taken.
     pub(crate) async fn create_repo(&self, caller: &Caller, new: NewRepo) -> Result<RepoRecord, HubError> {
         let record = self.record_of_new(new)?;
-        self.check_repo_count(&record.owner)?;
+        self.check_repo_count(&record.owner).await?;
         let free = Condition::NameFree { owner: record.owner.clone(), slug: record.slug.clone() };
         self.append_as(caller, vec![free], EventBody::RepoCreated(record.clone())).await?;
         Ok(record)
     }
 
     /// Refuses one more repository for an owner who has as many as he may.
-    pub(crate) fn check_repo_count(&self, owner: &str) -> Result<(), HubError> {
-        let max = self.limits.repos_per_owner_max;
-        if self.projections.view().count_repos(owner, max)? < max {
+    pub(crate) async fn check_repo_count(&self, owner: &str) -> Result<(), HubError> {
+        let (view, max, whose) = (self.projections.view(), self.limits.repos_per_owner_max, owner.to_owned());
+        if self.read(move || Ok(view.count_repos(&whose, max)?)).await? < max {
             return Ok(());
         }
         Err(HubError::TooLarge(format!("'{owner}' has {max} repositories, which is the limit: delete some first")))
