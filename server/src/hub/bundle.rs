@@ -3,7 +3,8 @@
 //! Invariants: nothing here changes what anyone can see (packs are durable but unnamed until the push's one append); a
 //! snapshot or commit that the repository has stays as it is; every blob of every new snapshot, every parent and every
 //! commit's snapshot is in the bundle or in the repository, or the push is refused with a text that says what is not.
-//! Memory: one record (a large one only while no other push has one), a bounded set of blob lists, 32 bytes per distinct blob, about 150 bytes per commit.
+//! Memory: one record (a large one only while no other push has one), a bounded set of blob lists, 32 bytes per distinct
+//! blob, about 150 bytes per commit.
 
 use std::{
     collections::HashMap,
