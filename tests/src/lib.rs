@@ -13,6 +13,7 @@
 )]
 
 pub mod client;
+pub mod effort;
 pub mod faults;
 pub mod fixtures;
 pub mod hub_in_process;

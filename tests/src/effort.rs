@@ -1,0 +1,88 @@
+//! How much a test of the fault programme does: a fixed number of units in the gate, as many as fit into a time on demand.
+//!
+//! Invariants: a unit is one seed, image, damage or cycle, numbered from zero; the long run goes on behind the units of the
+//! gate; every run that is told of a ledger (`REPRISE_LEDGER`) appends one line to it, a failed one too, so that totals are
+//! cumulative and honest: date, test, first unit, units, failures, seconds.
+
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    time::{Duration, Instant},
+};
+
+/// The units that one test has to do.
+pub struct Effort {
+    test: &'static str,
+    first: u64,
+    next: u64,
+    stop: Stop,
+    began: Instant,
+}
+
+enum Stop {
+    Units(u64),
+    Time(Duration),
+}
+
+impl Effort {
+    /// `gate` units; with `REPRISE_LONG_SECONDS` as many as fit into that time, starting at `REPRISE_FIRST` (behind those of
+    /// the gate unless given).
+    pub fn of(test: &'static str, gate: u64) -> Effort {
+        let long = crate::seeds::count("REPRISE_LONG_SECONDS", 0);
+        let first = crate::seeds::count("REPRISE_FIRST", if long == 0 { 0 } else { gate });
+        let stop = if long == 0 { Stop::Units(first + gate) } else { Stop::Time(Duration::from_secs(long)) };
+        Effort { test, first, next: first, stop, began: Instant::now() }
+    }
+
+    /// Whether this is the long run: a test may then look closer (every bit instead of every byte).
+    pub fn is_long(&self) -> bool {
+        matches!(self.stop, Stop::Time(_))
+    }
+
+    /// Units begun.
+    pub fn done(&self) -> u64 {
+        self.next - self.first
+    }
+}
+
+/// The numbers of the units to do.
+impl Iterator for Effort {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        let enough = match self.stop {
+            Stop::Units(end) => self.next >= end,
+            Stop::Time(time) => self.began.elapsed() >= time,
+        };
+        if enough {
+            return None;
+        }
+        self.next += 1;
+        Some(self.next - 1)
+    }
+}
+
+impl Drop for Effort {
+    fn drop(&mut self) {
+        let failed = u8::from(std::thread::panicking());
+        let (units, seconds) = (self.done(), self.began.elapsed().as_secs());
+        drop(writeln!(
+            std::io::stderr(),
+            "{}: {units} units from {}, {failed} failed, {seconds} s",
+            self.test,
+            self.first
+        ));
+        let Ok(path) = std::env::var("REPRISE_LEDGER") else { return };
+        let date = std::env::var("REPRISE_DATE").unwrap_or_default();
+        let line = format!("{date}\t{}\t{}\t{units}\t{failed}\t{seconds}\n", self.test, self.first);
+        // One write of a short line to a file opened for appending: tests that end together do not mix their lines.
+        let appended = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(line.as_bytes()));
+        if let Err(error) = appended {
+            drop(writeln!(std::io::stderr(), "the ledger was not written: {error}"));
+        }
+    }
+}
