@@ -21,5 +21,6 @@ pub mod oracle;
 pub mod rows;
 pub mod seeds;
 pub mod server_process;
+pub mod simulation;
 pub mod wire_rig;
 pub mod workload;

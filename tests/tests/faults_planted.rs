@@ -14,6 +14,7 @@ use reprise_tests::faults::{
     script::{Script, Step, create, scripts},
     sweep::{Report, crashes_in_recovery, every_crash},
 };
+use reprise_tests::simulation::simulate;
 
 fn script(name: &str) -> Script {
     scripts().into_iter().find(|script| script.name == name).unwrap()
@@ -85,4 +86,29 @@ fn damage_taken_for_a_tear_is_found() {
         let images: Vec<_> = used.map(|at| rest.with(&path, |bytes| bytes[at] ^= 0x41)).collect();
         silent(&rest, images)
     });
+}
+
+/// What the first seeds of the simulation that go wrong say.
+fn simulated(seeds: u64) -> Vec<String> {
+    (0..seeds).filter_map(|seed| simulate(seed).err()).take(1).collect()
+}
+
+#[test]
+fn a_simulation_finds_a_skipped_directory_sync() {
+    check_found(PlantedBug::SkipDirectorySync, || simulated(200));
+}
+
+#[test]
+fn a_simulation_finds_an_acknowledgement_before_the_sync() {
+    check_found(PlantedBug::AckBeforeSync, || simulated(200));
+}
+
+#[test]
+fn a_simulation_finds_a_sync_that_is_tried_again() {
+    check_found(PlantedBug::RetriedFsync, || simulated(400));
+}
+
+#[test]
+fn a_simulation_finds_an_event_appended_before_its_pack_is_durable() {
+    check_found(PlantedBug::EventBeforePack, || simulated(200));
 }

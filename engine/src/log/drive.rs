@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex, MutexGuard, TryLockError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread::JoinHandle,
+    thread::{JoinHandle, ThreadId},
     time::Duration,
 };
 
@@ -48,6 +48,8 @@ pub(crate) struct Drive {
     wake: Mutex<Option<Sender<()>>>,
     closed: AtomicBool,
     writer: Mutex<Writer>,
+    /// Who drives inline.
+    inline: Mutex<Option<ThreadId>>,
 }
 
 struct Queued {
@@ -102,6 +104,7 @@ impl Drive {
             wake: Mutex::new(None),
             closed: AtomicBool::new(false),
             writer: Mutex::new(writer),
+            inline: Mutex::new(None),
         })
     }
 
@@ -130,7 +133,7 @@ impl Drive {
             // A shutdown that did not see this proposal has closed before it was queued: nobody else will answer it.
             Driver::Threads if self.closed.load(Ordering::SeqCst) => while self.turn_as_thread() {},
             Driver::Threads => self.wake(),
-            Driver::Inline => while self.turn_as_thread() {},
+            Driver::Inline => self.turns_inline(),
         }
     }
 
@@ -143,7 +146,7 @@ impl Drive {
         if self.enqueue(proposal, reply) {
             match self.driver {
                 Driver::Threads => self.turn_as_caller(),
-                Driver::Inline => while self.turn_as_thread() {},
+                Driver::Inline => self.turns_inline(),
             }
         }
         // Without an answer the writer died under it: nobody knows.
@@ -237,6 +240,17 @@ impl Drive {
             Err(_) => self.refuse_queue(),
         }
         !self.queue_out.is_empty()
+    }
+
+    /// Turns until nothing is queued. What answers propose waits for the turn after them: they share a group, and no answer
+    /// runs within another one.
+    fn turns_inline(&self) {
+        let me = std::thread::current().id();
+        if lock(&self.inline).replace(me) == Some(me) {
+            return;
+        }
+        while self.turn_as_thread() {}
+        *lock(&self.inline) = None;
     }
 
     /// One turn by a caller, if the writer is free; the writer's thread does what is left.

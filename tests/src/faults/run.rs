@@ -203,7 +203,8 @@ impl Runner<'_> {
     }
 }
 
-fn store_pack(engine: &Engine, blobs: &[Vec<u8>], repo: RepoId, push: PushId) -> Result<ObjectsReceived> {
+/// Puts a pack with these blobs into the engine's store.
+pub fn store_pack(engine: &Engine, blobs: &[Vec<u8>], repo: RepoId, push: PushId) -> Result<ObjectsReceived> {
     let mut writer = PackWriter::new(engine.store().stage()?, PackOrigin { repo, push, nonce: [5; 16] })?;
     for blob in blobs {
         let id = ObjectId(Sha256::digest(blob).into());

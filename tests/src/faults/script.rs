@@ -81,7 +81,10 @@ pub fn scripts() -> Vec<Script> {
         rolling("a proposal larger than a segment", vec![append(0), append_padded(1, 40_000), append(2)]),
         story("repeated push ids", repeated()),
         story("delete and recreate a repository", deleted_and_recreated()),
-        story("tags, releases and tokens", vec![append(0), tags(), release(), token(), append(1)]),
+        story(
+            "tags, releases and tokens",
+            vec![append(0), tags(), release(), Step::Append(proposal(42, vec![], vec![token(1)])), append(1)],
+        ),
     ];
     let mut unclosed = rolling("no shutdown after a roll", (0..9).map(|number| append_padded(number, 900)).collect());
     unclosed.shutdown = false;
@@ -124,7 +127,8 @@ pub fn create(number: u64) -> Proposal {
     padded(number, 0)
 }
 
-fn record(number: u64, padding: usize) -> RepoRecord {
+/// The repository of a number; `padding` makes its event larger.
+pub fn record(number: u64, padding: usize) -> RepoRecord {
     RepoRecord {
         repo: repo(number),
         owner: "owner".to_owned(),
@@ -144,7 +148,7 @@ pub fn padded(number: u64, padding: usize) -> Proposal {
 }
 
 /// Text without zeros or repetition, so that a lost or stale sector shows.
-fn noise(number: u64, bytes: usize) -> String {
+pub fn noise(number: u64, bytes: usize) -> String {
     let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -277,15 +281,20 @@ fn deleted_and_recreated() -> Vec<Step> {
     vec![append(0), move_ref(29, None, 1), Step::Append(delete), move_ref(32, Some(1), 2), Step::Append(recreate)]
 }
 
-fn tags() -> Step {
+/// Five tags, the first of them with this number.
+pub fn tagged(repo: RepoId, first: u64) -> TagsSet {
     let tag = |number: u64| TagRecord {
         tag_id: format!("id-{number}"),
-        tag: format!("v{number}"),
+        tag: format!("v{number:06}"),
         commit: object(number),
         created_at: "2026-01-01T00:00:00+00:00".to_owned(),
     };
-    let set = TagsSet { repo: repo(0), tags: (1..6).map(tag).collect() };
-    Step::Append(proposal(40, vec![Condition::RepoLive(repo(0))], vec![EventBody::TagsSet(set)]))
+    TagsSet { repo, tags: (first..first + 5).map(tag).collect() }
+}
+
+fn tags() -> Step {
+    let set = EventBody::TagsSet(tagged(repo(0), 1));
+    Step::Append(proposal(40, vec![Condition::RepoLive(repo(0))], vec![set]))
 }
 
 fn release() -> Step {
@@ -300,17 +309,19 @@ fn release() -> Step {
     Step::Append(proposal(41, vec![absent], vec![EventBody::ReleasePublished(released)]))
 }
 
-fn token() -> Step {
-    let token = TokenRecord {
-        token: TokenId(bytes16(3, 1)),
-        hash: TokenHash([9; 32]),
+/// The token of a number is issued.
+pub fn token(number: u64) -> EventBody {
+    let mut hash = [9; 32];
+    hash[..8].copy_from_slice(&number.to_le_bytes());
+    EventBody::TokenIssued(TokenRecord {
+        token: TokenId(bytes16(3, number)),
+        hash: TokenHash(hash),
         owner: "owner".to_owned(),
         repo: None,
         scope: Scope::Write,
         issued_ms: 5,
         expires_ms: None,
-    };
-    Step::Append(proposal(42, vec![], vec![EventBody::TokenIssued(token)]))
+    })
 }
 
 fn bytes16(first: u8, number: u64) -> [u8; 16] {
