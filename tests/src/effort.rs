@@ -2,7 +2,7 @@
 //!
 //! Invariants: a unit is one seed, image, damage or cycle, numbered from zero; the long run goes on behind the units of the
 //! gate; every run that is told of a ledger (`REPRISE_LEDGER`) appends one line to it, a failed one too, so that totals are
-//! cumulative and honest: date, test, first unit, units, failures, seconds.
+//! cumulative and honest: date, test, first unit, units, cases seen in them, failures, seconds.
 
 use std::{
     fs::OpenOptions,
@@ -15,6 +15,7 @@ pub struct Effort {
     test: &'static str,
     first: u64,
     next: u64,
+    cases: u64,
     stop: Stop,
     began: Instant,
 }
@@ -25,13 +26,13 @@ enum Stop {
 }
 
 impl Effort {
-    /// `gate` units; with `REPRISE_LONG_SECONDS` as many as fit into that time, starting at `REPRISE_FIRST` (behind those of
-    /// the gate unless given).
+    /// `gate` units; with `REPRISE_LONG_SECONDS` as many as fit into that time, behind those of the gate and of the runs that
+    /// the ledger knows. `REPRISE_FIRST` begins elsewhere, to repeat a failure.
     pub fn of(test: &'static str, gate: u64) -> Effort {
         let long = crate::seeds::count("REPRISE_LONG_SECONDS", 0);
-        let first = crate::seeds::count("REPRISE_FIRST", if long == 0 { 0 } else { gate });
+        let first = crate::seeds::count("REPRISE_FIRST", if long == 0 { 0 } else { known_end(test).max(gate) });
         let stop = if long == 0 { Stop::Units(first + gate) } else { Stop::Time(Duration::from_secs(long)) };
-        Effort { test, first, next: first, stop, began: Instant::now() }
+        Effort { test, first, next: first, cases: 0, stop, began: Instant::now() }
     }
 
     /// Whether this is the long run: a test may then look closer (every bit instead of every byte).
@@ -43,6 +44,23 @@ impl Effort {
     pub fn done(&self) -> u64 {
         self.next - self.first
     }
+
+    /// A unit had so many cases (images, damages, requests): the ledger adds them up.
+    pub fn saw(&mut self, cases: usize) {
+        self.cases += cases as u64;
+    }
+}
+
+/// The unit behind the last one that the ledger has of a test.
+fn known_end(test: &str) -> u64 {
+    let ledger = std::env::var("REPRISE_LEDGER").ok().and_then(|path| std::fs::read_to_string(path).ok());
+    let end = |line: &str| -> Option<u64> {
+        let mut fields = line.split('\t').skip(1);
+        let named = fields.next() == Some(test);
+        let (first, units): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        named.then_some(first + units)
+    };
+    ledger.iter().flat_map(|text| text.lines()).filter_map(end).max().unwrap_or(0)
 }
 
 /// The numbers of the units to do.
@@ -66,15 +84,12 @@ impl Drop for Effort {
     fn drop(&mut self) {
         let failed = u8::from(std::thread::panicking());
         let (units, seconds) = (self.done(), self.began.elapsed().as_secs());
-        drop(writeln!(
-            std::io::stderr(),
-            "{}: {units} units from {}, {failed} failed, {seconds} s",
-            self.test,
-            self.first
-        ));
+        let cases = self.cases;
+        let told = format!("{units} units from {}, {cases} cases, {failed} failed, {seconds} s", self.first);
+        drop(writeln!(std::io::stderr(), "{}: {told}", self.test));
         let Ok(path) = std::env::var("REPRISE_LEDGER") else { return };
         let date = std::env::var("REPRISE_DATE").unwrap_or_default();
-        let line = format!("{date}\t{}\t{}\t{units}\t{failed}\t{seconds}\n", self.test, self.first);
+        let line = format!("{date}\t{}\t{}\t{units}\t{cases}\t{failed}\t{seconds}\n", self.test, self.first);
         // One write of a short line to a file opened for appending: tests that end together do not mix their lines.
         let appended = OpenOptions::new()
             .create(true)

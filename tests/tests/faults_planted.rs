@@ -11,7 +11,8 @@ use reprise_engine::{
 use reprise_tests::faults::{
     damage::{Rest, Shown},
     errors::every_call,
-    script::{Script, Step, create, scripts},
+    script::{Script, Step, create},
+    stories::scripts,
     sweep::{Report, crashes_in_recovery, every_crash},
 };
 use reprise_tests::simulation::simulate;
@@ -80,7 +81,7 @@ fn silent(rest: &Rest, images: impl IntoIterator<Item = reprise_engine::disk::si
 fn damage_taken_for_a_tear_is_found() {
     check_found(PlantedBug::DamageTakenForTear, || {
         let steps = (0..5).map(|number| Step::Append(create(number))).collect();
-        let rest = Rest::of(&Script { name: "one segment", segment_bytes: 64 << 10, steps, shutdown: false });
+        let rest = Rest::of(&Script::story("one segment", steps).unclosed());
         let path = rest.files().into_iter().find(|path| path.contains("seg-")).unwrap();
         let used = (4096..5200).step_by(16);
         let images: Vec<_> = used.map(|at| rest.with(&path, |bytes| bytes[at] ^= 0x41)).collect();

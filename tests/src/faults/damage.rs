@@ -1,4 +1,4 @@
-//! Damage to the files of a log at rest (T3): it is detected or harmless, never silent.
+//! Damage to the files of a log and of its packs at rest (T3): it is detected or harmless, never silent.
 //!
 //! Invariants: an event that a damaged log gives back is exactly the event that was written; fewer events than were written
 //! come with an error that names the damage, or with a tail that says so; a log found damaged is not written to. The one
@@ -9,10 +9,14 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use reprise_engine::{
+    Error,
     disk::sim::{SimDisk, Survival, image::Image},
     engine::Tail,
-    event::EventBody,
+    event::{EventBody, ObjectRow},
+    id::{Kind, ObjectId},
+    pack::{Location, location_of, read_object},
 };
 
 use super::{
@@ -110,7 +114,16 @@ impl Rest {
 
     /// The files of the log (the lock's text is not one).
     pub fn files(&self) -> Vec<String> {
-        self.image.files.keys().filter(|path| path.starts_with("log/")).cloned().collect()
+        self.files_in("log/")
+    }
+
+    /// Packs, and the mark that says whose they are.
+    pub fn store_files(&self) -> Vec<String> {
+        [self.files_in("packs/"), self.files_in("STORE")].concat()
+    }
+
+    fn files_in(&self, prefix: &str) -> Vec<String> {
+        self.image.files.keys().filter(|path| path.starts_with(prefix)).cloned().collect()
     }
 
     /// The image with one file's content changed.
@@ -132,6 +145,43 @@ impl Rest {
     pub fn shown(&self, image: &Image) -> Shown {
         let shown = catch_unwind(AssertUnwindSafe(|| self.shown_unguarded(image)));
         shown.unwrap_or_else(|_| Shown::Silent("the engine panicked".to_owned()))
+    }
+
+    /// Opens an image with a damaged store, reads every object that the log names.
+    pub fn shown_objects(&self, image: &Image) -> Shown {
+        let shown = catch_unwind(AssertUnwindSafe(|| self.objects_unguarded(image)));
+        shown.unwrap_or_else(|_| Shown::Silent("the engine panicked".to_owned()))
+    }
+
+    fn objects_unguarded(&self, image: &Image) -> Shown {
+        let read = |image: &Image| -> Result<Vec<Option<Bytes>>, Error> {
+            let (engine, _) = open(&SimDisk::from_image(image), self.segment_bytes)?;
+            Ok(self
+                .locations()
+                .map(|(id, place)| read_object(&**engine.store(), Kind::Blob, id, &place).ok())
+                .collect())
+        };
+        let intact = read(&self.image).unwrap();
+        assert!(intact.iter().all(Option::is_some), "an intact object could not be read");
+        // A store without its mark, or with another log's, is refused as a whole.
+        let Ok(found) = read(image) else { return Shown::Detected };
+        match intact.iter().zip(&found).any(|(intact, found)| found.is_some() && found != intact) {
+            true => Shown::Silent("an object was given back wrong".to_owned()),
+            false if found == intact => Shown::Harmless,
+            false => Shown::Detected,
+        }
+    }
+
+    /// Where the log says that objects are.
+    fn locations(&self) -> impl Iterator<Item = (ObjectId, Location)> {
+        let received = self.events.iter().filter_map(|event| match event {
+            EventBody::ObjectsReceived(received) => Some(received),
+            _ => None,
+        });
+        received.flat_map(|received| {
+            let place = |(at, row): (usize, &ObjectRow)| (row.id, location_of(received.pack, &received.rows, at));
+            received.rows.iter().enumerate().map(place).collect::<Vec<_>>()
+        })
     }
 
     fn shown_unguarded(&self, image: &Image) -> Shown {

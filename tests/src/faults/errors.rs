@@ -45,7 +45,7 @@ fn done(stage: &Stage) -> Vec<bool> {
 
 fn check(script: &Script, stage: &Stage, (fault, undisturbed): (Fault, &[bool]), report: &mut Report) -> Vec<String> {
     let mut wrong = Vec::new();
-    let expected = Expectation::of(stage, script.segment_bytes);
+    let expected = Expectation::of(stage, script);
     let acknowledged = expected.acknowledged_before(u64::MAX);
     for survival in [Survival::All, Survival::None, Survival::TornSector] {
         report.images += 1;

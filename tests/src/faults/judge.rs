@@ -17,10 +17,11 @@ use reprise_engine::{
     pack,
     store::ObjectStore,
 };
+use reprise_projections::{Checkpoint, projections::build_at};
 
 use super::{
-    run::{Batch, Stage, open, read_all},
-    script::create,
+    run::{Batch, SPILL, Stage, open, read_all, rebuild},
+    script::{Script, Step, create},
 };
 
 /// What may be recovered: a run of events and the lengths at which it may end.
@@ -29,6 +30,8 @@ pub struct Expectation {
     pub segment_bytes: u64,
     /// Every event that can be in the log, in order.
     pub events: Vec<EventBody>,
+    /// Every projection is built anew from what was recovered, and compared with a fold of it.
+    pub rebuilt: bool,
     /// Numbers of events at which a batch ends, ascending, with the disk calls made when it was acknowledged
     /// (`None`: never acknowledged, may be absent).
     pub ends: Vec<(usize, Option<u64>)>,
@@ -37,9 +40,13 @@ pub struct Expectation {
 impl Expectation {
     /// What a stage may leave: its start, its batches, wholly or not at all. Batches of unknown outcome are there if a
     /// later answer's position says so, else they may follow at the end.
-    pub fn of(stage: &Stage, segment_bytes: u64) -> Expectation {
-        let mut expected =
-            Expectation { segment_bytes, events: stage.before.clone(), ends: vec![(stage.before.len(), Some(0))] };
+    pub fn of(stage: &Stage, script: &Script) -> Expectation {
+        let mut expected = Expectation {
+            segment_bytes: script.segment_bytes,
+            events: stage.before.clone(),
+            rebuilt: script.steps.iter().any(|step| matches!(step, Step::Rebuild)),
+            ends: vec![(stage.before.len(), Some(0))],
+        };
         let mut unknown: Vec<&Batch> = Vec::new();
         for batch in &stage.batches {
             match batch.outcome {
@@ -118,6 +125,9 @@ fn judge_unguarded(first: &SimDisk, expected: &Expectation) -> Result<usize, Str
     let all_was_durable = first.history().is_empty();
     let (engine, events) = open_and_read(first, expected, "the first open")?;
     check_packs(&engine, &events)?;
+    if expected.rebuilt {
+        check_rebuild(&engine)?;
+    }
     let segments = segments(&first.image());
 
     // What readers saw must be durable by now: the second power loss keeps nothing that was not synced.
@@ -182,6 +192,20 @@ fn check_packs(engine: &Engine, events: &[Event]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Rows built in bulk are the rows of a fold, and nothing is left of the building, whatever an interrupted one left.
+fn check_rebuild(engine: &Engine) -> Result<(), String> {
+    let text = |error: reprise_engine::Error| format!("rebuild: {error}");
+    let durable = engine.durable();
+    let at = Checkpoint { position: durable.position, chain: durable.chain };
+    let (_, built) = rebuild(engine, at, (300, 2)).map_err(text)?;
+    let folded = build_at(engine, at.position).and_then(|view| view.digest()).map_err(text)?;
+    if built != folded {
+        return Err(format!("rebuilt at {}: {}, folded: {}", at.position, built.overall(), folded.overall()));
+    }
+    let left = engine.disk().list(SPILL).map_err(text)?;
+    if left.is_empty() { Ok(()) } else { Err(format!("a rebuild left {left:?}")) }
 }
 
 /// The segment files of an image.

@@ -9,4 +9,5 @@ pub mod errors;
 pub mod judge;
 pub mod run;
 pub mod script;
+pub mod stories;
 pub mod sweep;

@@ -20,11 +20,16 @@ use reprise_engine::{
     event::{Event, EventBody, ObjectsReceived},
     id::{Kind, ObjectId, Position, PushId, RepoId},
     pack::{PackOrigin, PackWriter},
-    store::directory::DirectoryStore,
+    store::{StoreKey, directory::DirectoryStore},
 };
-use sha2::{Digest, Sha256};
+use reprise_projections::{
+    Checkpoint, Digest, RebuildOptions,
+    rebuild::{self, Target},
+    store::{Batch as Rows, Store, memory::MemoryStore},
+};
+use sha2::{Digest as _, Sha256};
 
-use super::script::{Script, Step};
+use super::script::{Script, Step, noise, push, repo};
 
 /// Events that were proposed together.
 #[derive(Clone, Debug)]
@@ -121,14 +126,10 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Only a queue in front of a busy writer makes groups; everything else runs call by call in one order.
-    fn driver(&self) -> Driver {
-        let groups = self.script.steps.iter().any(|step| matches!(step, Step::Together(_)));
-        if groups { Driver::Threads } else { Driver::Inline }
-    }
-
     fn open(&mut self) -> std::result::Result<(), String> {
-        let (engine, _) = open_driven(&self.disk, self.script.segment_bytes, self.driver(), Arc::clone(&self.clock))
+        // Without threads everything runs call by call in one order.
+        let driver = if self.script.threads { Driver::Threads } else { Driver::Inline };
+        let (engine, _) = open_driven(&self.disk, self.script.segment_bytes, driver, Arc::clone(&self.clock))
             .map_err(|error| error.to_string())?;
         self.engine = Some(engine);
         Ok(())
@@ -147,6 +148,9 @@ impl Runner<'_> {
             Step::Append(proposal) => self.propose(std::slice::from_ref(proposal)),
             Step::Together(proposals) => self.propose(proposals),
             Step::Pack { blobs, repo, push, and } => self.pack(blobs, *repo, *push, and.as_ref()),
+            Step::Orphan { number, removed } => self.orphan(*number, *removed),
+            Step::Sweep => drop(self.engine.as_ref().map(|engine| engine.store().sweep_staged())),
+            Step::Rebuild => self.rebuild(),
             Step::Restart => {
                 if let Some(engine) = self.engine.take() {
                     drop(engine.shutdown());
@@ -165,14 +169,22 @@ impl Runner<'_> {
         }
     }
 
+    /// All at once: the first one's answer proposes the others, so that they share a group.
     fn propose(&mut self, proposals: &[Proposal]) {
         let Some(engine) = &self.engine else { return };
         let (sender, answers) = mpsc::channel();
-        for (index, proposal) in proposals.iter().enumerate() {
+        let reply = |index: usize| {
             let (sender, disk) = (sender.clone(), self.disk.clone());
-            let reply = move |outcome| sender.send((index, outcome, disk.calls())).unwrap();
-            engine.propose(proposal.clone(), Box::new(reply));
-        }
+            move |outcome| sender.send((index, outcome, disk.calls())).unwrap()
+        };
+        let rest = proposals.iter().enumerate().skip(1);
+        let rest: Vec<_> = rest.map(|(index, proposal)| (proposal.clone(), reply(index))).collect();
+        let (first, again) = (reply(0), engine.clone());
+        let then = move |outcome| {
+            first(outcome);
+            rest.into_iter().for_each(|(proposal, reply)| again.propose(proposal, Box::new(reply)));
+        };
+        engine.propose(proposals[0].clone(), Box::new(then));
         drop(sender);
         let mut count = 0;
         while let Ok((index, outcome, calls)) = answers.recv_timeout(ANSWER_TIME_MAX) {
@@ -180,6 +192,24 @@ impl Runner<'_> {
             count += 1;
         }
         assert_eq!(count, proposals.len(), "{}: every proposal is answered", self.script.name);
+    }
+
+    fn orphan(&mut self, number: u64, removed: bool) {
+        let Some(engine) = &self.engine else { return };
+        let blob = noise(number, 300).into_bytes();
+        let stored = store_pack(engine, &[blob], repo(0), push(90_000 + number));
+        if let (Ok(stored), true) = (stored, removed) {
+            // Whether it is gone does not matter: nothing relies on it.
+            drop(engine.store().delete(&StoreKey::pack(stored.pack)));
+        }
+    }
+
+    /// May fail under planned faults; what it builds is compared by the judge of each crash.
+    fn rebuild(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        let durable = engine.durable();
+        let at = Checkpoint { position: durable.position, chain: durable.chain };
+        drop(rebuild(engine, at, (300, 2)));
     }
 
     fn pack(&mut self, blobs: &[Vec<u8>], repo: RepoId, push: PushId, and: Option<&EventBody>) {
@@ -224,6 +254,27 @@ pub fn store_pack(engine: &Engine, blobs: &[Vec<u8>], repo: RepoId, push: PushId
     })
 }
 
+/// Builds every projection of the log up to `at` in memory; sorted runs of `run_bytes` are spilled to the engine's own disk
+/// and merged `fan_in` at a time.
+pub fn rebuild(
+    engine: &Engine,
+    at: Checkpoint,
+    (run_bytes, fan_in): (usize, usize),
+) -> Result<(Arc<MemoryStore>, Digest)> {
+    let disk = engine.disk().clone();
+    disk.create_dir(SPILL)?;
+    // What an interrupted one left, as the next start would.
+    for name in disk.list(SPILL)? {
+        disk.remove(&format!("{SPILL}/{name}"))?;
+    }
+    let store = Arc::new(MemoryStore::new());
+    let target = Target { store: Some(&*store), spill: Some((disk, format!("{SPILL}/run"))), stop: &|| false };
+    let options = RebuildOptions { readers: 1, run_bytes, fan_in, ..RebuildOptions::default() };
+    let digest = rebuild::build(engine, at, &target, &options, &|_| {})?;
+    store.apply(&Rows::new(), Some(at))?;
+    Ok((store, digest))
+}
+
 /// Every event of the log, or the first error on the way.
 pub fn read_all(engine: &Engine) -> Result<Vec<Event>> {
     let (events, error) = read_until_error(engine);
@@ -251,6 +302,8 @@ pub fn read_until_error(engine: &Engine) -> (Vec<Event>, Option<reprise_engine::
     (events, None)
 }
 
+/// Where a rebuild keeps what does not fit into memory.
+pub const SPILL: &str = "index";
 /// Where the clock stands unless a script moves it.
 pub const NOW_MS: u64 = 1_700_000_000_000;
 /// No proposal takes longer; a lost reply fails the test instead of hanging it.

@@ -41,7 +41,7 @@ impl Report {
 pub fn every_crash(script: &Script) -> Report {
     let mut report = Report::default();
     for (index, stage) in run(script, |_| {}).iter().enumerate() {
-        let expected = Expectation::of(stage, script.segment_bytes);
+        let expected = Expectation::of(stage, script);
         Sweep::new(&expected, &mut report).history(&stage.history, None, &format!("{} stage {index}", script.name));
     }
     report
@@ -51,7 +51,7 @@ pub fn every_crash(script: &Script) -> Report {
 pub fn crashes_in_recovery(script: &Script, step: usize) -> Report {
     let mut report = Report::default();
     for (index, stage) in run(script, |_| {}).iter().enumerate() {
-        let expected = Expectation::of(stage, script.segment_bytes);
+        let expected = Expectation::of(stage, script);
         for (number, (image, acknowledged)) in distinct_images(stage, &expected).into_iter().enumerate() {
             if number % step != 0 {
                 continue;

@@ -11,14 +11,14 @@ use reprise_engine::{
     id::Position,
 };
 use reprise_projections::{
-    Checkpoint, Digest, Model as Projection, RebuildOptions, View,
+    Checkpoint, Digest, Model as Projection, View,
     projections::build_at,
     projector::{Input, Projector},
-    rebuild::{self, Target},
     store::{Batch, RowSink, Store, memory::MemoryStore},
 };
 
 use super::{dice::Dice, life::Life, model::Model};
+use crate::faults::run::{SPILL, rebuild};
 
 /// The live index.
 pub struct Index {
@@ -134,7 +134,8 @@ impl Index {
             return Ok(("not rebuilt: still folding what it had".to_owned(), false));
         }
         let faults = life.faults();
-        let built = self.build(&engine, at, dice);
+        let sizes = (dice.between(200, 4_000) as usize, dice.between(2, 5) as usize);
+        let built = rebuild(&engine, at, sizes);
         match built {
             Ok((store, digest)) => {
                 let live = digest_of(&self.rows.store)?;
@@ -154,28 +155,6 @@ impl Index {
             Err(_) if life.faults() > faults => Ok(("a rebuild met a fault".to_owned(), false)),
             Err(wrong) => Err(format!("rebuild at {}: {wrong}", at.position)),
         }
-    }
-
-    fn build(
-        &self,
-        engine: &Engine,
-        at: Checkpoint,
-        dice: &Dice,
-    ) -> reprise_engine::Result<(Arc<MemoryStore>, Digest)> {
-        let disk = engine.disk().clone();
-        disk.create_dir(SPILL)?;
-        // What an interrupted one left, as the next start would.
-        for name in disk.list(SPILL)? {
-            disk.remove(&format!("{SPILL}/{name}"))?;
-        }
-        let store = Arc::new(MemoryStore::new());
-        let target = Target { store: Some(&*store), spill: Some((disk, format!("{SPILL}/run"))), stop: &|| false };
-        let run_bytes = dice.between(200, 4_000) as usize;
-        let options =
-            RebuildOptions { readers: 1, run_bytes, fan_in: dice.between(2, 5) as usize, ..RebuildOptions::default() };
-        let digest = rebuild::build(engine, at, &target, &options, &|_| {})?;
-        store.apply(&Batch::new(), Some(at))?;
-        Ok((store, digest))
     }
 
     /// The rows are those of a fold from nothing, and what the model says.
@@ -234,6 +213,3 @@ fn copy(store: &MemoryStore) -> Result<MemoryStore, String> {
     })();
     copied.map_err(|error: reprise_engine::Error| error.to_string())
 }
-
-/// Where a rebuild keeps what does not fit into memory.
-const SPILL: &str = "index";

@@ -10,7 +10,8 @@ mod life;
 mod model;
 mod writers;
 
-use self::{dice::Dice, index::Index, life::Life, model::Model};
+pub use self::dice::Dice;
+use self::{index::Index, life::Life, model::Model};
 
 /// What one seed saw.
 #[derive(Default, Debug)]
