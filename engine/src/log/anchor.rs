@@ -37,7 +37,7 @@ impl Anchor {
         let mut fields = Fields::new(bytes);
         let magic: [u8; 8] = fields.array()?;
         let log = LogId(fields.array()?);
-        let durable = Durable { position: Position(fields.u64()?), chain: ChainHash(fields.array()?) };
+        let durable = Durable { position: Position(fields.ordinal()?), chain: ChainHash(fields.array()?) };
         let sound = magic == ANCHOR_MAGIC
             && fields.u32()? == 0
             && fields.u32()? == crc32c::crc32c(&bytes[..ANCHOR_LEN - 4])

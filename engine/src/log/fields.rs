@@ -43,6 +43,12 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    /// A position or the ordinal of a write; `None` for one that no log reaches, so that counting on from what is stored never
+    /// overflows, whatever a file says.
+    pub(crate) fn ordinal(&mut self) -> Option<u64> {
+        self.u64().filter(|ordinal| *ordinal <= ORDINAL_MAX)
+    }
+
     /// A text with a four-byte length before it.
     pub(crate) fn text(&mut self) -> Option<String> {
         let len = self.u32()?;
@@ -54,6 +60,9 @@ impl<'a> Fields<'a> {
         self.rest.is_empty()
     }
 }
+
+/// A million events a second reach it after 140,000 years.
+const ORDINAL_MAX: u64 = 1 << 62;
 
 /// Appends a text with a four-byte length before it.
 pub(crate) fn put_text(into: &mut Vec<u8>, text: &str) {

@@ -109,9 +109,9 @@ impl Trailer {
         let reserved = fields.u32()?;
         let mut trailer = Trailer {
             log: LogId(fields.array()?),
-            first: Position(fields.u64()?),
-            last: Position(fields.u64()?),
-            sequence: fields.u64()?,
+            first: Position(fields.ordinal()?),
+            last: Position(fields.ordinal()?),
+            sequence: fields.ordinal()?,
             frames_end: fields.u64()?,
             time_ms: fields.u64()?,
             chain: ChainHash(fields.array()?),
@@ -152,7 +152,11 @@ pub(crate) fn decode_index(bytes: &[u8]) -> Option<Vec<IndexEntry>> {
     let mut entries = Vec::with_capacity(bytes.len() / 24);
     let mut fields = Fields::new(bytes);
     while !fields.is_empty() {
-        entries.push(IndexEntry { position: Position(fields.u64()?), offset: fields.u64()?, sequence: fields.u64()? });
+        entries.push(IndexEntry {
+            position: Position(fields.ordinal()?),
+            offset: fields.u64()?,
+            sequence: fields.ordinal()?,
+        });
     }
     entries.windows(2).all(|pair| pair[0].position < pair[1].position).then_some(entries)
 }

@@ -86,8 +86,8 @@ fn decode_copy(copy: &[u8]) -> Option<SegmentHeader> {
     let reserved = fields.u32()?;
     let header = SegmentHeader {
         log: LogId(fields.array()?),
-        first: Position(fields.u64()?),
-        sequence: fields.u64()?,
+        first: Position(fields.ordinal()?),
+        sequence: fields.ordinal()?,
         previous: ChainHash(fields.array()?),
         salt: fields.array()?,
         capacity: fields.u64()?,

@@ -163,8 +163,8 @@ pub(crate) fn decode_run(bytes: &[u8]) -> Option<Vec<PushEntry>> {
         entries.push(PushEntry {
             push: PushId(fields.array()?),
             fingerprint: fields.u64()?,
-            first: Position(fields.u64()?),
-            last: Position(fields.u64()?),
+            first: Position(fields.ordinal()?),
+            last: Position(fields.ordinal()?),
         });
     }
     entries.windows(2).all(|pair| pair[0].push < pair[1].push).then_some(entries)

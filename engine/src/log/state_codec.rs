@@ -56,9 +56,9 @@ fn decode_repo(fields: &mut Fields<'_>) -> Option<RepoState> {
     };
     let mut state = RepoState {
         live,
-        settings: Position(fields.u64()?),
-        last: Position(fields.u64()?),
-        records: Position(fields.u64()?),
+        settings: Position(fields.ordinal()?),
+        last: Position(fields.ordinal()?),
+        records: Position(fields.ordinal()?),
         owner: fields.text()?,
         slug: fields.text()?,
         ..RepoState::default()

@@ -19,6 +19,7 @@ use crate::{
 mod crash;
 mod golden;
 mod open;
+mod ordinals;
 mod queue;
 mod table;
 

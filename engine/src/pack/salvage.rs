@@ -1,9 +1,9 @@
 //! A table rebuilt from a pack whose trailer is lost: walks preambles, checks every stored form.
 //!
 //! Invariants: nothing is guessed: an entry is listed as good only if its checksum holds and its payload decodes (a blob
-//! to its id); the walk ends at the first damaged preamble; memory is rows, one entry and one base.
+//! to its id), and each name once; the walk ends at the first damaged preamble; memory is rows, one entry and one base.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -46,8 +46,9 @@ pub fn salvage(store: &dyn ObjectStore, pack: PackId, damaged: &mut dyn FnMut(u6
     let size = store.size(&key)?;
     let mut window = Window::new(store, &key, size);
     let origin = decode_header(key.as_str(), &window.at(0, HEADER_BYTES as u64)?)?;
-    let mut walk =
-        Walk { store, pack, size, window, at: HEADER_BYTES as u64, ordinal: 0, good: Vec::new(), base: None };
+    let at = HEADER_BYTES as u64;
+    let (good, names) = (Vec::new(), HashSet::new());
+    let mut walk = Walk { store, pack, size, window, at, ordinal: 0, good, names, base: None };
     let complete = walk.run(damaged)?;
     let end = walk.at;
     Ok(Salvaged { origin, rows: table_of(walk.good)?, complete, end })
@@ -73,6 +74,7 @@ struct Walk<'a> {
     at: u64,
     ordinal: u32,
     good: Vec<(u32, ObjectRow)>,
+    names: HashSet<(Kind, ObjectId)>,
     base: Option<(u32, Bytes)>,
 }
 
@@ -90,7 +92,9 @@ impl Walk<'_> {
                 return Ok(false);
             };
             match self.check(&entry, offset, &extent) {
-                Ok(row) => self.good.push((self.ordinal, row)),
+                Ok(row) if self.names.insert((row.kind, row.id)) => self.good.push((self.ordinal, row)),
+                // No writer writes a name twice, and a table may not hold it twice.
+                Ok(row) => damaged(offset, format!("{} {} stands before it", row.kind, row.id)),
                 Err(error) if error.is_corrupt() => damaged(offset, error.to_string()),
                 Err(error) => return Err(error),
             }

@@ -93,6 +93,21 @@ fn a_pack_without_its_trailer_is_salvaged_up_to_the_first_loss() {
     assert_eq!((listed, salvaged.rows.len(), salvaged.complete), (vec![raw.offset], stored.rows.len() - 1, true));
 }
 
+/// Both copies verify; salvage listed both, and a table may not.
+#[test]
+fn an_entry_that_stands_twice_is_salvaged_once() {
+    let store = MemoryStore::new();
+    let stored = pack_of(&store, 1, &[blob(b"twice".to_vec()), blob(b"once".to_vec())]);
+    let file = file_of(&store, &stored);
+    let first = layout::HEADER_BYTES..layout::HEADER_BYTES + layout::PREAMBLE_BYTES + b"twice".len();
+    let doubled = [&file[..first.end], &file[first]].concat();
+    store.overwrite(&StoreKey::pack(stored.pack), Bytes::from(doubled));
+    let mut told = Vec::new();
+    let salvaged = salvage(&store, stored.pack, &mut |_, why| told.push(why)).unwrap();
+    assert_eq!(salvaged.rows.iter().map(|row| row.id).collect::<Vec<_>>(), [blob(b"twice".to_vec()).id]);
+    assert!(matches!(&told[..], [why] if why.contains("stands before it")), "{told:?}");
+}
+
 #[test]
 fn a_footer_with_a_lying_count_or_offset_allocates_nothing() {
     let store = MemoryStore::new();
