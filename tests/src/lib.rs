@@ -17,6 +17,7 @@ pub mod effort;
 pub mod faults;
 pub mod fixtures;
 pub mod hub_in_process;
+pub mod model;
 pub mod oracle;
 pub mod rows;
 pub mod seeds;
