@@ -20,8 +20,13 @@ pub struct Hub {
 impl Hub {
     /// Started, ready, with the repository `alice/demo`.
     pub fn start() -> Hub {
+        Hub::start_with(&[])
+    }
+
+    /// The same with more arguments for the server.
+    pub fn start_with(arguments: &[&str]) -> Hub {
         let data = DataDir::new();
-        let server = data.serve();
+        let server = data.serve_with(arguments);
         server.wait_ready();
         data.create_repo("alice/demo", &[]);
         let token = data.token("alice");

@@ -1,8 +1,8 @@
 //! A request's body on its way to a handler, and what is left of it afterwards.
 //!
-//! Invariants: a body that stands still for longer than the limit, or comes too slowly, is an error, so that no client
-//! holds a place for ever; what a handler leaves unread goes back to the connection, which drains it before it answers: a client that is
-//! still sending when the connection closes reports a broken pipe instead of the answer.
+//! Invariants: a body that stands still for longer than the limit, or comes too slowly, is an error and is not read on, so that
+//! no client holds a place for ever; what a handler leaves unread otherwise goes back to the connection, which drains it
+//! before it answers: a client that is still sending when the connection closes reports a broken pipe instead of the answer.
 
 use std::{
     pin::Pin,
@@ -29,6 +29,7 @@ pub struct RequestBody {
     pulse: Arc<Pulse>,
     idle_max: Duration,
     patience: Patience,
+    given_up: bool,
 }
 
 /// Where an unread body goes.
@@ -48,13 +49,21 @@ impl RequestBody {
             pulse.request_read();
         }
         let patience = Patience::new(idle_max, rate_min);
-        let body = RequestBody { incoming: Some(incoming), rest: Arc::clone(&rest), pulse, idle_max, patience };
+        let body = RequestBody {
+            incoming: Some(incoming),
+            rest: Arc::clone(&rest),
+            pulse,
+            idle_max,
+            patience,
+            given_up: false,
+        };
         (body, rest)
     }
 
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Result<Frame<Bytes>, BoxError>> {
         let idle_max = self.idle_max;
         self.patience.poll_over(context).map(|()| {
+            self.given_up = true;
             let text =
                 format!("the request body kept the server waiting for {} s, which is the limit", idle_max.as_secs());
             Err(text.into())
@@ -95,7 +104,8 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let Some(incoming) = self.incoming.take().filter(|body| !body.is_end_stream()) {
+        // Whoever was given up for crawling is not waited for again: the answer goes out at once.
+        if let Some(incoming) = self.incoming.take().filter(|body| !body.is_end_stream() && !self.given_up) {
             *self.rest.unread.lock().unwrap_or_else(PoisonError::into_inner) = Some(incoming);
         }
     }

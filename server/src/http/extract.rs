@@ -11,7 +11,10 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::hub::{Caller, Hub, HubError, Secret};
+use crate::{
+    http::intake,
+    hub::{Caller, Hub, HubError, Secret},
+};
 
 impl FromRequestParts<Arc<Hub>> for Caller {
     type Rejection = HubError;
@@ -63,6 +66,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Hub>> for JsonBody<T> {
         if let Caller::Anonymous = Caller::from_request_parts(&mut parts, hub).await? {
             return Err(HubError::Unauthorized("a token is required".to_owned()));
         }
+        intake::check_coding(&parts.headers)?;
         let max = usize::try_from(hub.limits.admin_body_bytes_max).unwrap_or(usize::MAX);
         let body = http_body_util::Limited::new(body, max);
         let bytes = match http_body_util::BodyExt::collect(body).await {

@@ -94,8 +94,11 @@ pub fn describe(hub: &Hub) -> Value {
     })
 }
 
+/// Reads are answered, and from all of the log. A rebuild beside a generation that is at the end takes nothing away; one
+/// without any has nothing to answer from, and neither has an opening, even of an empty log.
 fn is_ready(status: &Status) -> bool {
-    status.state == "ready" || (status.state != "stopped" && status.position >= status.durable)
+    let behind_nothing = status.position >= status.durable && !status.generation.is_empty();
+    status.state == "ready" || (status.state == "rebuilding" && behind_nothing)
 }
 
 fn waiting_for(status: &Status) -> String {
@@ -165,6 +168,31 @@ const STALL: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn status(state: &str, generation: &str, position: u64) -> Status {
+        Status {
+            generation: generation.to_owned(),
+            position,
+            durable: 5,
+            state: state.to_owned(),
+            reason: String::new(),
+            parked: 0,
+            possible_loss: false,
+            rebuild_done: None,
+            rebuild_total: None,
+        }
+    }
+
+    /// A server on an empty directory said that it was ready, then answered 503: the projections were being opened.
+    #[test]
+    fn nothing_is_ready_before_a_generation_is_open_even_of_an_empty_log() {
+        for state in ["catching-up", "rebuilding", "stopped"] {
+            assert!(!is_ready(&Status { durable: 0, ..status(state, "", 0) }), "{state}");
+        }
+        assert!(is_ready(&status("ready", "one", 5)));
+        assert!(is_ready(&status("rebuilding", "one", 5)), "the old generation answers");
+        assert!(!is_ready(&status("rebuilding", "one", 4)) && !is_ready(&status("stopped", "one", 5)));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn standing_still_behind_the_log_is_a_stall_only_after_a_while_and_without_a_reason() {

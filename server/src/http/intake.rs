@@ -2,7 +2,8 @@
 //!
 //! Invariants: bytes are taken from the socket as fast as they come (the client gives its whole body 60 s), nothing waits
 //! for a disk to sync; a body over its limit is refused by name and value, and what is left of it is drained by the
-//! connection; JSON becomes msgpack here, so that there is one way in.
+//! connection; a compressed one is refused before a byte of it is read, so that nothing small becomes large; JSON becomes
+//! msgpack here, so that there is one way in.
 
 use std::{io::Write, sync::Arc};
 
@@ -18,6 +19,7 @@ use crate::{
 
 /// Takes a body of at most `limit` bytes in.
 pub async fn take(hub: &Arc<Hub>, headers: &HeaderMap, body: axum::body::Body, limit: u64) -> Result<Body, HubError> {
+    check_coding(headers)?;
     let json = is_json(headers);
     let limit = if json { limit.min(hub.limits.json_body_bytes_max) } else { limit };
     if body.size_hint().lower() > limit {
@@ -34,6 +36,17 @@ pub async fn take(hub: &Arc<Hub>, headers: &HeaderMap, body: axum::body::Body, l
         Ok(Body::Memory(out.into()))
     })
     .await
+}
+
+/// Bodies come as they are: no `Content-Encoding` is undone here.
+pub fn check_coding(headers: &HeaderMap) -> Result<(), HubError> {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let Some(coding) = codings.find(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) else {
+        return Ok(());
+    };
+    let shown: String =
+        String::from_utf8_lossy(coding.as_bytes()).chars().take(80).flat_map(char::escape_debug).collect();
+    Err(HubError::Coded(format!("Content-Encoding: {shown} is not undone here: send the body as it is")))
 }
 
 async fn read(hub: &Arc<Hub>, mut body: axum::body::Body, limit: u64) -> Result<Body, HubError> {

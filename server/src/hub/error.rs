@@ -33,6 +33,9 @@ pub enum HubError {
     /// A limit on bytes, named with its value (413).
     #[error("{0}")]
     TooLarge(String),
+    /// A body in a coding that is not undone here (415).
+    #[error("{0}")]
+    Coded(String),
     /// The state is another than the request assumes (409). On `push` this means "diverged" and nothing else.
     #[error("{0}")]
     Conflict(String),

@@ -39,16 +39,16 @@ impl Hub {
         let tag = text(&record, "tag")?.to_owned();
         check_tag(&tag)?;
         self.check_changelog(&record)?;
-        let id = match record.get("release_id").and_then(Value::as_str) {
+        let id = match optional(&record, "release_id", Value::as_str, "a text")? {
             Some(id) if !id.is_empty() => id.to_owned(),
             _ => PushId::from_random(random16(self.engine.random().as_ref())?).to_string(),
         };
         record.insert("release_id".to_owned(), Value::String(id.clone()));
         // The client's own local id of the repository means nothing to others.
         record.insert("repo_id".to_owned(), Value::String(repo.row.record.repo.to_string()));
-        let (channel, is_draft) = (record.get("channel"), record.get("is_draft"));
-        let channel = channel.and_then(Value::as_str).unwrap_or("stable").to_owned();
-        let is_draft = is_draft.and_then(Value::as_bool).unwrap_or(false);
+        let channel = optional(&record, "channel", Value::as_str, "a text")?.unwrap_or("stable").to_owned();
+        // Anything but a boolean is refused: what was meant as a draft is never published.
+        let is_draft = optional(&record, "is_draft", Value::as_bool, "a boolean")?.unwrap_or(false);
         let record = json::to_canonical(&Value::Object(record))?;
         let max = self.limits.release_bytes_max;
         if record.len() as u64 > max {
@@ -124,6 +124,22 @@ pub(crate) fn record_of(body: &Body) -> Result<Map<String, Value>, HubError> {
 /// A text field that must be there.
 pub(crate) fn text<'a>(record: &'a Map<String, Value>, name: &str) -> Result<&'a str, HubError> {
     record.get(name).and_then(Value::as_str).ok_or_else(|| HubError::Invalid(format!("{name}: a text is expected")))
+}
+
+/// A field that may be absent or null; one of another type is refused by name.
+pub(crate) fn optional<'a, T>(
+    record: &'a Map<String, Value>,
+    name: &str,
+    read: impl FnOnce(&'a Value) -> Option<T>,
+    wanted: &str,
+) -> Result<Option<T>, HubError> {
+    match record.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match read(value) {
+            None => Err(HubError::Invalid(format!("{name}: {wanted} is expected"))),
+            read => Ok(read),
+        },
+    }
 }
 
 /// A label: 1 to 255 bytes, no control characters.

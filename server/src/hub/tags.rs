@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use crate::hub::{
     Caller, Hub, HubError,
     body::Body,
-    releases::{check_tag, record_of, text},
+    releases::{check_tag, optional, record_of, text},
     repos::RepoName,
 };
 
@@ -48,11 +48,12 @@ impl Hub {
 fn tag_of(entry: &Map<String, Value>) -> Result<TagRecord, HubError> {
     let tag = text(entry, "tag")?;
     check_tag(tag)?;
-    let optional = |name| entry.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let optional =
+        |name| Ok::<_, HubError>(optional(entry, name, Value::as_str, "a text")?.unwrap_or_default().to_owned());
     Ok(TagRecord {
-        tag_id: optional("tag_id"),
+        tag_id: optional("tag_id")?,
         tag: tag.to_owned(),
-        commit: text(entry, "commit_id")?.parse()?,
-        created_at: optional("created_at"),
+        commit: text(entry, "commit_id")?.parse().map_err(|error| HubError::Invalid(format!("commit_id: {error}")))?,
+        created_at: optional("created_at")?,
     })
 }
