@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, mpsc},
     task::Poll,
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use reprise_engine::{
@@ -76,6 +76,7 @@ impl HubInProcess {
         let served = Arc::clone(&hub);
         let thread = thread::spawn(move || serve(&served, &address, stopped));
         let host = found.recv().expect("the hub listens");
+        wait_until_something_answers(&projections);
         HubInProcess { host, stop: Some(stop), thread: Some(thread), clock, projections, hub }
     }
 
@@ -83,9 +84,9 @@ impl HubInProcess {
     /// whose client is gone. What was queued for the log till then is decided when this returns. True: it was answered.
     pub fn post_and_go_away(&self, path: &str, body: Vec<u8>, polls: usize) -> bool {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let router = reprise_server::http::router(Arc::clone(&self.hub));
+        let router = self.router();
         let request = hyper::Request::post(format!("/{path}"))
-            .header("authorization", format!("Bearer {OPERATOR}"))
+            .header("authorization", self.operator_credential())
             .body(axum::body::Body::from(body))
             .expect("a request");
         let mut left = polls;
@@ -108,6 +109,16 @@ impl HubInProcess {
         self.token("barrier");
         runtime.shutdown_timeout(Duration::from_secs(5));
         answered
+    }
+
+    /// Its routes, for requests without a socket.
+    pub fn router(&self) -> axum::Router {
+        reprise_server::http::router(Arc::clone(&self.hub))
+    }
+
+    /// The operator's `Authorization` header.
+    pub fn operator_credential(&self) -> String {
+        format!("Bearer {OPERATOR}")
     }
 
     /// The URL of a repository, or of anything else below the root.
@@ -177,6 +188,16 @@ impl Drop for HubInProcess {
         if !thread::panicking() {
             self.finish();
         }
+    }
+}
+
+/// Until then every request is answered with 503.
+fn wait_until_something_answers(projections: &Projections) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while projections.status().generation.is_empty() {
+        assert!(Instant::now() < deadline, "no projections: {:?}", projections.status());
+        // The pace of a poll that has a deadline.
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

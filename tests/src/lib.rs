@@ -16,6 +16,7 @@ pub mod client;
 pub mod effort;
 pub mod faults;
 pub mod fixtures;
+pub mod fuzz;
 pub mod hostile;
 pub mod hub_in_process;
 pub mod model;
