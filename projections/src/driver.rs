@@ -194,8 +194,8 @@ fn check_damage(inner: &Inner, live: &Live) -> Result<()> {
 }
 
 fn publish(inner: &Inner, live: &Arc<Live>, output: Output) -> Result<()> {
-    let Output::Folded { checkpoint, changes, bytes, parked } = output else { return Ok(()) };
-    inner.publish(live, checkpoint, parked)?;
+    let Output::Folded { checkpoint, changes, bytes, changes_parked } = output else { return Ok(()) };
+    inner.publish(live, checkpoint, changes_parked)?;
     let mut shared = inner.shared();
     shared.folded_ms = inner.source.now_ms();
     let first = shared.unflushed.changes == 0;

@@ -40,8 +40,8 @@ pub enum Output {
         changes: usize,
         /// Their bytes.
         bytes: usize,
-        /// True if a repository was parked.
-        parked: bool,
+        /// True if others may be parked now.
+        changes_parked: bool,
     },
 }
 
@@ -104,9 +104,10 @@ impl Projector {
             self.store.apply(&self.batch, Some(self.pending))?;
         }
         self.folded = self.pending;
-        let (changes, bytes, parked) = (self.batch.len(), self.batch.bytes(), self.batch.parks());
+        let (changes, bytes) = (self.batch.len(), self.batch.bytes());
+        let changes_parked = self.batch.changes_parked();
         self.batch.clear();
-        Ok(Output::Folded { checkpoint: self.folded, changes, bytes, parked })
+        Ok(Output::Folded { checkpoint: self.folded, changes, bytes, changes_parked })
     }
 }
 

@@ -266,10 +266,10 @@ impl Inner {
         Ok(())
     }
 
-    /// Shows what is folded now; `parks`: a repository was parked.
-    pub(crate) fn publish(&self, live: &Arc<Live>, folded: Checkpoint, parks: bool) -> Result<()> {
+    /// Shows what is folded now; `changes_parked`: others may be parked.
+    pub(crate) fn publish(&self, live: &Arc<Live>, folded: Checkpoint, changes_parked: bool) -> Result<()> {
         let snapshot = live.store.snapshot()?;
-        let parked = if parks { Some(Arc::new(parked::list(&*snapshot)?)) } else { None };
+        let parked = if changes_parked { Some(Arc::new(parked::list(&*snapshot)?)) } else { None };
         let mut shared = self.shared();
         if let Some(parked) = parked {
             shared.parked = parked;

@@ -137,7 +137,7 @@ pub struct TokenRow {
     pub revoked: bool,
 }
 
-/// Parked repositories and why. Shared: it only changes when one is added.
+/// Parked repositories and why. Shared: it rarely changes.
 pub(crate) type Parked = Arc<BTreeMap<RepoId, String>>;
 
 /// A consistent snapshot of all projections. `Error::Unavailable` naming the reason for a parked repository, and for

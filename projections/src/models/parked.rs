@@ -1,7 +1,7 @@
 //! `parked`: (repo, position) → why the event there could not be folded.
 //!
 //! Reads of a parked repository answer `Unavailable` with the first reason; everyone else goes on. A fixed code version
-//! rebuilds, and the rows are gone.
+//! rebuilds, and the rows are gone. A repository that does not exist (any more) is not parked, whatever rows it left.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use reprise_engine::{
 
 use crate::{
     encoding::{RowReader, RowWriter},
-    models::{Model, Reject},
+    models::{Model, Reject, repos},
     store::{RowSink, Snapshot, scan_prefix},
 };
 
@@ -33,7 +33,9 @@ pub fn list(snapshot: &dyn Snapshot) -> Result<BTreeMap<RepoId, String>> {
     let mut found = BTreeMap::new();
     scan_prefix(snapshot, Model::Parked, &[], &mut |key, row| {
         let (repo, position, reason) = decode(key, row)?;
-        found.entry(repo).or_insert_with(|| describe(position, &reason));
+        if !found.contains_key(&repo) && repos::get(snapshot, repo)?.is_some() {
+            found.insert(repo, describe(position, &reason));
+        }
         Ok(std::ops::ControlFlow::Continue(()))
     })?;
     Ok(found)

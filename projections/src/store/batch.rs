@@ -17,7 +17,7 @@ pub trait RowSink {
 pub struct Batch {
     bytes: Vec<u8>,
     changes: Vec<Span>,
-    parks: bool,
+    changes_parked: bool,
 }
 
 struct Span {
@@ -52,16 +52,16 @@ impl Batch {
         self.bytes.len()
     }
 
-    /// True if it parks a repository.
-    pub fn parks(&self) -> bool {
-        self.parks
+    /// True if others may be parked after it: it parks a repository, or one comes or goes.
+    pub fn changes_parked(&self) -> bool {
+        self.changes_parked
     }
 
     /// Forgets everything; gives memory back when one large event had grown it.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.changes.clear();
-        self.parks = false;
+        self.changes_parked = false;
         self.bytes.shrink_to(KEPT_BYTES);
         self.changes.shrink_to(KEPT_CHANGES);
     }
@@ -75,7 +75,7 @@ impl Batch {
     }
 
     fn push(&mut self, model: Model, key: &[u8], row: &[u8], deleted: bool) {
-        self.parks |= model == Model::Parked;
+        self.changes_parked |= matches!(model, Model::Parked | Model::Repos);
         let key_at = self.bytes.len();
         self.bytes.extend_from_slice(key);
         let row_at = self.bytes.len();
