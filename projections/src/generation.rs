@@ -33,9 +33,13 @@ pub fn exists(path: &Path) -> bool {
     path.is_dir()
 }
 
-/// Removes a generation's directory with everything in it; fine if it is not there.
+/// Removes a generation's directory with everything in it, or whatever else has its name; fine if it is not there.
 pub fn remove(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+    let removed = match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
+        removed => removed,
+    };
+    match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.map_err(|error| Error::io("remove", shown(path), error)),
     }
@@ -90,14 +94,18 @@ pub fn losses(disk: &dyn Disk) -> Result<Vec<String>> {
     Ok(losses)
 }
 
-/// Removes every generation but `live`, and records of generations that are gone.
+/// Removes every generation but `live`, and records of generations that are gone. What cannot be removed is told and left:
+/// it takes room, but nothing depends on it, as a number is never given twice.
 pub fn sweep(disk: &dyn Disk, root: &Path, live: Option<&str>) -> Result<()> {
     for name in disk.list("")? {
         let stem = name.split('.').next().unwrap_or_default();
         if !stem.starts_with(LIVE) || Some(stem) == live {
             continue;
         }
-        if name == stem { remove(&root.join(&name))? } else { records::remove(disk, &name)? }
+        let removed = if name == stem { remove(&root.join(&name)) } else { records::remove(disk, &name) };
+        if let Err(error) = removed {
+            tracing::warn!(name, %error, "what an earlier process left could not be removed");
+        }
     }
     Ok(())
 }

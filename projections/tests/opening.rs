@@ -331,6 +331,21 @@ fn what_an_interrupted_rebuild_left_is_removed_at_the_next_start() {
 }
 
 #[test]
+fn whatever_has_the_name_of_a_generation_or_of_a_record_holds_nothing_up() {
+    for usable in [true, false] {
+        let (log, dir) = built(24);
+        fs::write(dir.path().join("gen-000050"), b"x").unwrap();
+        fs::create_dir(dir.path().join("gen-000098.clean")).unwrap();
+        if !usable {
+            fs::remove_file(dir.path().join("CURRENT")).unwrap();
+        }
+        let again = check_serves(&log, dir.path());
+        assert_eq!(again.status().generation, if usable { "gen-000001" } else { "gen-000099" });
+        assert!(!dir.path().join("gen-000050").exists());
+    }
+}
+
+#[test]
 fn who_waits_for_a_position_is_called_once_it_is_in_the_view() {
     let log = random_history(10, 5);
     let dir = tempfile::tempdir().unwrap();
