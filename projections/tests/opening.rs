@@ -246,6 +246,32 @@ fn a_table_of_another_keyspace_or_of_another_index_is_found_and_heals_by_itself(
 }
 
 #[test]
+fn a_flipped_byte_anywhere_in_the_lists_of_tables_is_found_before_the_store_is_opened() {
+    use reprise_projections::store::fjall::{FjallStore, Memory};
+    let (_, dir) = built(25);
+    let generation = dir.path().join("gen-000001");
+    let open = || FjallStore::open(&generation, Memory { cache_bytes: 1 << 20, memtable_bytes: 1 << 20 });
+    let keyspaces: Vec<_> =
+        fs::read_dir(generation.join("keyspaces")).unwrap().map(|dir| dir.unwrap().path()).collect();
+    assert_eq!(keyspaces.len(), 5, "the library's own is one of them");
+    for keyspace in keyspaces {
+        let pointer = keyspace.join("current");
+        let number = u64::from_le_bytes(fs::read(&pointer).unwrap()[..8].try_into().unwrap());
+        for file in [pointer, keyspace.join(format!("v{number}"))] {
+            let bytes = fs::read(&file).unwrap();
+            for at in (0..bytes.len()).step_by(3) {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= 1 << (at % 8);
+                fs::write(&file, flipped).unwrap();
+                assert!(open().is_err(), "byte {at} of {}", file.display());
+            }
+            fs::write(&file, bytes).unwrap();
+        }
+    }
+    assert!(open().is_ok());
+}
+
+#[test]
 fn a_new_generation_that_is_damaged_before_it_serves_does_not_take_over() {
     let log = random_history(22, 25);
     let dir = tempfile::tempdir().unwrap();

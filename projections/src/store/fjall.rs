@@ -30,7 +30,10 @@ use crate::{
     models::{Keyspace, Model},
     projections::Checkpoint,
     records::{decode_checkpoint, encode_checkpoint},
-    store::{Batch, RowVisitor, Snapshot, SortedRows, Stamp, Store, damage::Damage},
+    store::{
+        Batch, RowVisitor, Snapshot, SortedRows, Stamp, Store,
+        damage::{self, Damage},
+    },
 };
 
 /// One generation in fjall. The directory is removed when the last handle and snapshot is gone, if asked to.
@@ -85,6 +88,7 @@ impl FjallStore {
             if !generation::exists(path) {
                 return Err(Error::not_found(format!("generation {} is not there", generation::shown(path))));
             }
+            damage::check_lists(path)?;
             let database = database(path, memory, WORKERS)?;
             let names = database.list_keyspace_names();
             for keyspace in Keyspace::ALL {
