@@ -12,16 +12,19 @@
     reason = "a test harness fails by panicking and touches files, clock and environment itself"
 )]
 
+pub mod answers;
 pub mod client;
 pub mod effort;
 pub mod faults;
 pub mod fixtures;
 pub mod fuzz;
+pub mod history;
 pub mod hostile;
 pub mod hub_in_process;
 pub mod model;
 pub mod oracle;
 pub mod rows;
+pub mod scratch;
 pub mod seeds;
 pub mod server_process;
 pub mod simulation;

@@ -9,5 +9,6 @@ pub mod errors;
 pub mod judge;
 pub mod run;
 pub mod script;
+pub mod store;
 pub mod stories;
 pub mod sweep;
