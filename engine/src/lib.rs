@@ -7,6 +7,7 @@
 pub mod clock;
 mod decide;
 pub mod disk;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod event;

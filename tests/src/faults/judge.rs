@@ -169,7 +169,8 @@ fn open_and_read(disk: &SimDisk, expected: &Expectation, which: &str) -> Result<
     Ok((engine, events))
 }
 
-fn append_one(engine: &Engine, events: usize) -> Result<(), String> {
+/// One more event can be appended behind `events` others.
+pub fn append_one(engine: &Engine, events: usize) -> Result<(), String> {
     let (sender, answer) = mpsc::channel();
     engine.propose(create(NEW_REPO), Box::new(move |outcome| drop(sender.send(outcome))));
     match answer.recv_timeout(Duration::from_secs(20)) {

@@ -5,6 +5,7 @@
 //! what is wrong as text instead of failing, so that planted bugs can be expected; equal images are judged once.
 
 pub mod damage;
+pub mod doctor;
 pub mod errors;
 pub mod judge;
 pub mod run;

@@ -1,0 +1,168 @@
+//! The doctor: what is damaged in a log and its packs at rest, what can be done about it, and doing it when told.
+//!
+//! Invariants: [`Doctor::examine`] changes nothing and reads every byte; [`Doctor::treat`] puts nothing in the place of damaged
+//! bytes but bytes that prove themselves (frames that continue the chain up to the next sound ones, packs that hash to their
+//! name, copies of a sound header), or, when the loss was named and accepted, nothing at all; what it replaces is kept first,
+//! under `damaged/`, durably; it may be interrupted anywhere and run again. No engine is open meanwhile: the lock is held.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    clock::Random,
+    disk::{Disk, DiskLock},
+    error::{Error, Result},
+    id::{LogId, Position},
+    log::files::{LOCK, LOG_DIR},
+    store::ObjectStore,
+};
+
+mod aside;
+mod examine;
+mod packs;
+mod segment;
+mod treat;
+
+pub use treat::{Copies, Orders, Treatment};
+
+/// What a patient consists of.
+#[derive(Clone)]
+pub struct Patient {
+    /// Files of the data directory.
+    pub disk: Arc<dyn Disk>,
+    /// Files of the pack store.
+    pub pack_files: Arc<dyn Disk>,
+    /// The pack store.
+    pub store: Arc<dyn ObjectStore>,
+    /// For salts and names.
+    pub random: Arc<dyn Random>,
+}
+
+/// A data directory that nobody else has open.
+pub struct Doctor {
+    patient: Patient,
+    _lock: Box<dyn DiskLock>,
+}
+
+/// What was found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Diagnosis {
+    /// Which log; `None` if no segment says.
+    pub log: Option<LogId>,
+    /// Every event up to here can be read.
+    pub readable_to: Position,
+    /// The end of the log as far as anything tells.
+    pub end: Position,
+    /// Events that can be read: those up to `readable_to`, and intact ones behind damage.
+    pub events: u64,
+    /// Segments looked at.
+    pub segments: u64,
+    /// Packs looked at; `None` if none was to be.
+    pub packs: Option<u64>,
+    /// Bytes read of them all.
+    pub bytes: u64,
+    /// What is not as it should be, in the order of the log, packs last. No more than [`FINDINGS_MAX`].
+    pub findings: Vec<Finding>,
+    /// Findings beyond that.
+    pub more: u64,
+}
+
+/// One thing that is not as it should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// In which file.
+    pub file: String,
+    /// From which byte.
+    pub offset: u64,
+    /// So many bytes, if that can be told.
+    pub bytes: Option<u64>,
+    /// What is wrong.
+    pub problem: String,
+    /// Events that cannot be read because of it: first and last position.
+    pub events: Option<(Position, Position)>,
+    /// What can be done.
+    pub remedy: Remedy,
+}
+
+/// What can be done about a finding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Remedy {
+    /// Nothing needs to be: the next start of a server does it.
+    NextStart,
+    /// It can be made anew from intact bytes of the same file.
+    Derive,
+    /// An intact copy of the file has what is missing. Without one, events are lost.
+    Copy,
+    /// An intact copy of the pack, or a push of the same content.
+    CopyOrPush,
+    /// A person must look.
+    Person,
+}
+
+impl Remedy {
+    /// Whether it means that something is damaged.
+    pub fn is_damage(self) -> bool {
+        self != Remedy::NextStart
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Remedy::NextStart => "nothing to do: the next start sees to it",
+            Remedy::Derive => "--repair makes it anew from intact bytes",
+            Remedy::Copy => "--repair --from DIR takes it from an intact copy, if DIR has one",
+            Remedy::CopyOrPush => {
+                "--repair --from DIR takes it from an intact copy; or start the server, let `reprise verify --deep` condemn it, and push \
+                 the same content again"
+            }
+            Remedy::Person => "nothing is done about it here: see what it says",
+        })
+    }
+}
+
+impl Diagnosis {
+    /// Whether nothing is damaged.
+    pub fn is_healthy(&self) -> bool {
+        self.more == 0 && !self.findings.iter().any(|finding| finding.remedy.is_damage())
+    }
+
+    /// Whether the log is damaged so that only an intact copy brings every event back.
+    pub fn misses_events(&self) -> bool {
+        self.findings.iter().any(|finding| finding.remedy == Remedy::Copy)
+    }
+
+    fn note(&mut self, finding: Finding) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+        } else {
+            self.more += 1;
+        }
+    }
+}
+
+/// Hears how far it is: bytes of the log done and in all.
+pub type Listener<'a> = &'a mut dyn FnMut(u64, u64);
+
+impl Doctor {
+    /// Takes the directory's lock. `NotFound` without a log; `Conflict` naming the holder when somebody has it open.
+    pub fn admit(patient: Patient, holder: &str) -> Result<Doctor> {
+        if patient.disk.list(LOG_DIR)?.is_empty() {
+            return Err(Error::not_found("there is no log here"));
+        }
+        let lock = patient.disk.lock(LOCK, holder)?;
+        Ok(Doctor { patient, _lock: lock })
+    }
+
+    /// Reads every byte of the log and, with `packs`, of every pack that it names.
+    pub fn examine(&self, packs: bool, listener: Listener<'_>) -> Result<Diagnosis> {
+        examine::examine(&self.patient, packs, listener)
+    }
+
+    /// Does what `orders` allow about what `diagnosis` found; `stamp` names the place for what is replaced.
+    pub fn treat(&self, diagnosis: &Diagnosis, orders: &Orders, stamp: &str) -> Result<Treatment> {
+        treat::treat(&self.patient, diagnosis, orders, stamp)
+    }
+}
+
+/// Findings that are listed.
+pub const FINDINGS_MAX: usize = 10_000;
