@@ -9,13 +9,14 @@ use super::{
     segment::{self, Hole, Opened, Walked},
 };
 use crate::{
-    error::Result,
+    error::{Error, ErrorKind, Result},
     id::{ChainHash, Position},
     log::{
         files::{LOG_DIR, read_anchor},
         header::{BLOCK_LEN, position_of_name, segment_name},
         scan::look_beyond,
     },
+    store::{ObjectStore, directory::DirectoryStore},
 };
 
 /// Looks at everything.
@@ -26,12 +27,14 @@ pub(super) fn examine(patient: &Patient, packs: bool, listener: Listener<'_>) ->
     for first in &firsts {
         total += disk.open(&path_of(*first))?.len()?;
     }
+    let store = DirectoryStore::new(patient.pack_files.clone(), patient.random.clone());
     let mut look = Look {
         patient,
+        store: &store,
         diagnosis: Diagnosis::default(),
         place: Place { next: Position(1), chain: Some(ChainHash([0; 32])) },
         first_lost: None,
-        ward: packs.then(|| Ward::new(&*patient.store)),
+        ward: packs.then(|| Ward::new(&store)),
         progress: (0, total),
         listener,
     };
@@ -62,6 +65,7 @@ struct Place {
 
 struct Look<'a> {
     patient: &'a Patient,
+    store: &'a dyn ObjectStore,
     diagnosis: Diagnosis,
     place: Place,
     first_lost: Option<Position>,
@@ -137,8 +141,10 @@ impl Look<'_> {
                     ward.take(&event)?;
                 }
             }
-            listener(before + group.end, total);
-            Ok(())
+            match listener(before + group.end, total) {
+                true => Ok(()),
+                false => Err(Error::new(ErrorKind::Unavailable, "the examination was stopped")),
+            }
         })?;
         diagnosis.events += walked.events;
         diagnosis.bytes += opened.len;
@@ -244,7 +250,7 @@ impl Look<'_> {
     fn packs(&mut self) -> Result<()> {
         // A log without events has promised nothing about its packs.
         if let Some(log) = self.diagnosis.log.filter(|_| self.place.next > Position(1))
-            && let Err(error) = self.patient.store.claim(log, false)
+            && let Err(error) = self.store.claim(log, false)
         {
             let file = error.file().unwrap_or("STORE").to_owned();
             self.note(&file, (0, None), &error.to_string(), Remedy::Person);

@@ -13,7 +13,6 @@ use crate::{
     error::{Error, Result},
     id::{LogId, Position},
     log::files::{LOCK, LOG_DIR},
-    store::ObjectStore,
 };
 
 mod aside;
@@ -31,9 +30,7 @@ pub struct Patient {
     pub disk: Arc<dyn Disk>,
     /// Files of the pack store.
     pub pack_files: Arc<dyn Disk>,
-    /// The pack store.
-    pub store: Arc<dyn ObjectStore>,
-    /// For salts and names.
+    /// For the pack store, which is opened anew for each examination: it keeps files open that a treatment replaces.
     pub random: Arc<dyn Random>,
 }
 
@@ -123,7 +120,12 @@ impl fmt::Display for Remedy {
 impl Diagnosis {
     /// Whether nothing is damaged.
     pub fn is_healthy(&self) -> bool {
-        self.more == 0 && !self.findings.iter().any(|finding| finding.remedy.is_damage())
+        self.damaged() == 0
+    }
+
+    /// How many things are damaged.
+    pub fn damaged(&self) -> u64 {
+        self.more + self.findings.iter().filter(|finding| finding.remedy.is_damage()).count() as u64
     }
 
     /// Whether the log is damaged so that only an intact copy brings every event back.
@@ -140,8 +142,8 @@ impl Diagnosis {
     }
 }
 
-/// Hears how far it is: bytes of the log done and in all.
-pub type Listener<'a> = &'a mut dyn FnMut(u64, u64);
+/// Hears how far it is: bytes of the log done and in all. False ends the examination.
+pub type Listener<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
 
 impl Doctor {
     /// Takes the directory's lock. `NotFound` without a log; `Conflict` naming the holder when somebody has it open.
@@ -153,7 +155,7 @@ impl Doctor {
         Ok(Doctor { patient, _lock: lock })
     }
 
-    /// Reads every byte of the log and, with `packs`, of every pack that it names.
+    /// Reads every byte of the log and, with `packs`, of every pack that it names. `Unavailable` if the listener ends it.
     pub fn examine(&self, packs: bool, listener: Listener<'_>) -> Result<Diagnosis> {
         examine::examine(&self.patient, packs, listener)
     }

@@ -1,4 +1,4 @@
-//! The command line. Every command but `serve` is a client of the admin API: of the server that holds the directory, or of
+//! The command line. Every command but `serve` and `doctor` is a client of the admin API: of the server that holds the directory, or of
 //! the same routes in this process when none does. There is one path, so both answer the same.
 //!
 //! Exit codes: 0 ok; 1 the thing asked about is not well; 2 usage; 3 could not do it.
@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 pub mod client;
 pub mod digest;
+pub mod doctor;
 pub mod failure;
 pub mod locate;
 pub mod log;
@@ -67,6 +68,8 @@ enum Command {
     Digest(digest::Digest),
     /// Check the log and every pack that it names
     Verify(verify::Verify),
+    /// Say what is damaged in a directory that no server has open; mend it with --repair
+    Doctor(doctor::DoctorCommand),
     /// Look into projections
     #[command(subcommand)]
     Projection(projection::Projection),
@@ -108,6 +111,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<(), Failure> 
     let Arguments { data, command, .. } = arguments;
     let command = match command {
         Command::Serve(serve) => return serve.run(data, output).await,
+        Command::Doctor(doctor) => return doctor.run(data, output).await,
         command => command,
     };
     let client = Client::open(&data, command.need(), output).await?;
@@ -131,7 +135,7 @@ impl Command {
 
     async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
         match self {
-            Command::Serve(_) => Ok(()),
+            Command::Serve(_) | Command::Doctor(_) => Ok(()),
             Command::Repo(repo) => repo.run(client, output).await,
             Command::Token(token) => token.run(client, output).await,
             Command::Status(status) => status.run(client, output).await,
@@ -155,6 +159,7 @@ const EXAMPLES: &str = "Examples:
   reprise repo create alice/etude --private
   reprise token create --owner alice --scope write --expires 30d
   reprise verify --deep                             read and check every stored byte
+  reprise doctor                                    say what is damaged and what can be done, with no server running
   reprise rebuild                                   fold every index again from the log
   reprise log --follow --json | jq .kind            watch what happens
 

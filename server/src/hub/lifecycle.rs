@@ -93,7 +93,8 @@ fn empty_spool(data: &Path) -> Result<PathBuf> {
     Ok(spool)
 }
 
-const OBJECTS: &str = "objects";
+/// The pack store below the data directory.
+pub(crate) const OBJECTS: &str = "objects";
 const INDEX: &str = "index";
 const SPOOL: &str = "spool";
 /// Block cache of the projections; with the memtables a third of the memory ceiling of 160 MiB.

@@ -13,6 +13,7 @@ use std::{
 
 use reprise_engine::{
     Error, ErrorKind,
+    engine::Tail,
     event::{Event, EventBody},
     id::{Kind, ObjectId, PackId, Position, RepoId, TableHash},
     pack,
@@ -27,6 +28,10 @@ use crate::hub::{Hub, HubError};
 pub fn run(hub: &Hub, deep: bool, say: &mut dyn FnMut(Value) -> bool) -> Result<(), HubError> {
     let mut found = Found::default();
     let end = hub.engine.durable().position;
+    if let Some(damage) = log_damage(hub) {
+        found.damaged += 1;
+        say(json!({"damaged": damage}));
+    }
     match scan_log(hub, end, say) {
         Ok(Some(named)) => verify_packs(hub, (&named, end), deep, &mut found, say)?,
         Ok(None) => return Ok(()),
@@ -48,6 +53,18 @@ pub fn run(hub: &Hub, deep: bool, say: &mut dyn FnMut(Value) -> bool) -> Result<
         "healed": found.healed,
     }}));
     Ok(())
+}
+
+/// What opening found wrong with the log, or what made it read-only since: behind that point nothing can be scanned.
+fn log_damage(hub: &Hub) -> Option<Value> {
+    let why = hub.engine.read_only()?;
+    let (file, offset) = match hub.opened.as_ref().map(|opened| &opened.tail) {
+        Some(Tail::Damaged { file, offset, .. }) => (Some(file), Some(offset)),
+        _ => (None, None),
+    };
+    Some(
+        json!({"what": "log", "file": file, "offset": offset, "detail": format!("read-only: {why}; ask `reprise doctor`")}),
+    )
 }
 
 /// What was met.

@@ -16,7 +16,6 @@ use reprise_engine::{
     error::Result,
     event::EventBody,
     id::Position,
-    store::directory::DirectoryStore,
 };
 
 use super::{
@@ -35,21 +34,19 @@ pub enum Allowed {
 }
 
 fn patient(disk: &SimDisk) -> Patient {
-    let random = Arc::new(SeededRandom::new(5));
     let files: Arc<dyn Disk> = Arc::new(disk.clone());
-    let store = Arc::new(DirectoryStore::new(Arc::clone(&files), random.clone()));
-    Patient { pack_files: Arc::clone(&files), disk: files, store, random }
+    Patient { pack_files: Arc::clone(&files), disk: files, random: Arc::new(SeededRandom::new(5)) }
 }
 
 /// Looks, packs too.
 pub fn examine(disk: &SimDisk) -> Result<Diagnosis> {
-    Doctor::admit(patient(disk), "a test")?.examine(true, &mut |_, _| {})
+    Doctor::admit(patient(disk), "a test")?.examine(true, &mut |_, _| true)
 }
 
 /// Looks, then does what is allowed.
 pub fn treat(disk: &SimDisk, rest: &Rest, allowed: Allowed) -> Result<(Diagnosis, Treatment)> {
     let doctor = Doctor::admit(patient(disk), "a test")?;
-    let found = doctor.examine(true, &mut |_, _| {})?;
+    let found = doctor.examine(true, &mut |_, _| true)?;
     let copy: Arc<dyn Disk> = Arc::new(SimDisk::from_image(&rest.image));
     let from = (allowed == Allowed::Copy).then(|| Copies { disk: Arc::clone(&copy), pack_files: copy });
     let accept_loss_after = Some(match allowed {

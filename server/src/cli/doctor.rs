@@ -1,0 +1,219 @@
+//! `reprise doctor`: the one command that looks at a data directory without opening its log, and the only one that changes
+//! files of a damaged log.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use clap::Args;
+use reprise_engine::{
+    Error,
+    clock::{Clock, SystemClock, SystemRandom},
+    disk::real::RealDisk,
+    doctor::{Copies, Diagnosis, Doctor, Finding, Orders, Patient, Treatment},
+    id::Position,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{failure::Failure, output::Output},
+    hub::{Hub, lifecycle::OBJECTS},
+    shutdown,
+};
+
+/// Say what is damaged in a data directory that no server has open, and what can be done; do it with --repair
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Reads every byte of the log and of every pack, and changes nothing. With --repair it does what it said can be
+done: what can be made anew from intact bytes, what --from has, and, only if you name the loss, the cut of a log whose
+events cannot be read. Whatever it replaces is kept under DIR/damaged/ first. Indexes need no doctor: they are checked
+and folded again whenever a server starts.
+Exit code 1 when something is damaged and stays so.
+
+Examples:
+  reprise doctor                                          what is wrong?
+  reprise doctor --repair --from /backup/reprise-data     take what is missing from a copy of the directory
+  reprise doctor --repair --accept-loss-after 41          give up every event after the 41st"
+)]
+pub struct DoctorCommand {
+    /// Do what can be done
+    #[arg(long)]
+    repair: bool,
+    /// A copy of the data directory (or of its log/) to take intact bytes from; it is not changed
+    #[arg(long, value_name = "DIR", requires = "repair")]
+    from: Option<PathBuf>,
+    /// Give up the events after this position, which must be the one that the diagnosis names
+    #[arg(long, value_name = "POSITION", requires = "repair")]
+    accept_loss_after: Option<u64>,
+    /// Look at the log only
+    #[arg(long)]
+    skip_packs: bool,
+}
+
+impl DoctorCommand {
+    /// Does it.
+    pub async fn run(self, data: PathBuf, output: &Output) -> Result<(), Failure> {
+        if !Hub::exists(&data) {
+            let path = data.display();
+            return Err(Failure::CouldNot(format!("there is no data directory at {path}")));
+        }
+        if let Some(from) = self.from.as_ref().filter(|from| !from.is_dir()) {
+            return Err(Failure::CouldNot(format!("--from {}: there is no such directory", from.display())));
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = shutdown::requested().map_err(|error| Failure::CouldNot(format!("signals: {error}")))?;
+        let (stopped, mut progress) = (Arc::clone(&stop), output.progress("examining"));
+        let work = tokio::task::spawn_blocking(move || {
+            self.work(&data, &mut |done, total| {
+                progress.at(done, total);
+                !stopped.load(Ordering::Relaxed)
+            })
+        });
+        tokio::pin!(work);
+        // Interrupted: a treatment may end anywhere, but the process waits until the step under way has ended.
+        let done = tokio::select! {
+            done = &mut work => done,
+            () = told => {
+                stop.store(true, Ordering::Relaxed);
+                work.await
+            }
+        };
+        let visit = done.map_err(|error| Failure::CouldNot(format!("the examination ended: {error}")))??;
+        output.value(&visit.json(), |_| visit.text())?;
+        match visit.now().is_healthy() {
+            true => Ok(()),
+            false => Err(Failure::NotWell(format!("{} damaged", visit.now().damaged()))),
+        }
+    }
+
+    fn work(&self, data: &Path, go_on: &mut dyn FnMut(u64, u64) -> bool) -> Result<Visit, Error> {
+        let doctor = Doctor::admit(patient(data), &format!("reprise doctor, process {}", std::process::id()))?;
+        let mut examine = || doctor.examine(!self.skip_packs, go_on);
+        let found = examine()?;
+        if !self.repair || found.is_healthy() {
+            return Ok(Visit { found, treatment: None, after: None });
+        }
+        let copies = |from: &PathBuf| {
+            let patient = patient(from);
+            Copies { disk: patient.disk, pack_files: patient.pack_files }
+        };
+        let orders =
+            Orders { from: self.from.as_ref().map(copies), accept_loss_after: self.accept_loss_after.map(Position) };
+        let stamp = stamp(SystemClock.now_ms());
+        let treatment = doctor.treat(&found, &orders, &stamp)?;
+        let after = examine()?;
+        Ok(Visit { found, treatment: Some((treatment, format!("damaged/{stamp}"))), after: Some(after) })
+    }
+}
+
+/// What there was to say: before, what was done, after.
+struct Visit {
+    found: Diagnosis,
+    treatment: Option<(Treatment, String)>,
+    after: Option<Diagnosis>,
+}
+
+impl Visit {
+    /// How it is now.
+    fn now(&self) -> &Diagnosis {
+        self.after.as_ref().unwrap_or(&self.found)
+    }
+
+    fn json(&self) -> Value {
+        let mut value = diagnosis_json(&self.found);
+        if let Some((treatment, kept)) = &self.treatment {
+            let kept = (!treatment.done.is_empty()).then_some(kept);
+            value["treatment"] = json!({"done": treatment.done, "left": treatment.left, "kept": kept});
+        }
+        if let Some(after) = &self.after {
+            value["after"] = diagnosis_json(after);
+        }
+        value
+    }
+
+    fn text(&self) -> String {
+        let mut lines = diagnosis_text(&self.found);
+        if let Some((treatment, kept)) = &self.treatment {
+            lines.extend(treatment.done.iter().map(|done| format!("done: {done}")));
+            lines.extend(treatment.left.iter().map(|left| format!("left: {left}")));
+            if !treatment.done.is_empty() {
+                lines.push(format!("what was replaced is kept under {kept}/ in the data directory"));
+            }
+        }
+        if let Some(after) = &self.after {
+            lines.push("now:".to_owned());
+            lines.extend(diagnosis_text(after));
+        }
+        lines.join("\n")
+    }
+}
+
+fn diagnosis_json(found: &Diagnosis) -> Value {
+    let finding = |finding: &Finding| {
+        json!({
+            "file": finding.file,
+            "offset": finding.offset,
+            "bytes": finding.bytes,
+            "problem": finding.problem,
+            "events": finding.events.map(|(first, last)| [first.0, last.0]),
+            "damage": finding.remedy.is_damage(),
+            "remedy": finding.remedy.to_string(),
+        })
+    };
+    json!({
+        "healthy": found.is_healthy(),
+        "log": found.log.map(|log| log.to_string()),
+        "segments": found.segments,
+        "events": found.events,
+        "readable_to": found.readable_to.0,
+        "end": found.end.0,
+        "packs": found.packs,
+        "bytes": found.bytes,
+        "damaged": found.damaged(),
+        "findings": found.findings.iter().map(finding).collect::<Vec<_>>(),
+        "more": found.more,
+    })
+}
+
+fn diagnosis_text(found: &Diagnosis) -> Vec<String> {
+    let mut lines = Vec::new();
+    for finding in &found.findings {
+        let state = if finding.remedy.is_damage() { "damaged" } else { "note" };
+        let bytes = finding.bytes.map_or_else(String::new, |bytes| format!(", {bytes} bytes"));
+        let events = finding.events.map_or_else(String::new, |(first, last)| match first == last {
+            true => format!("; event {first} cannot be read"),
+            false => format!("; events {first} to {last} cannot be read"),
+        });
+        lines.push(format!("{state}: {} at byte {}{bytes}: {}{events}", finding.file, finding.offset, finding.problem));
+        lines.push(format!("  {}", finding.remedy));
+    }
+    if found.more > 0 {
+        lines.push(format!("{} more", found.more));
+    }
+    let packs = found.packs.map_or_else(|| "packs not looked at".to_owned(), |packs| format!("{packs} packs"));
+    let events = match found.readable_to == found.end {
+        true => format!("{} events", found.events),
+        false => format!("{} events can be read, all up to {} of {}", found.events, found.readable_to, found.end),
+    };
+    let state = if found.is_healthy() { "healthy".to_owned() } else { format!("{} damaged", found.damaged()) };
+    lines.push(format!("{events} in {} segments, {packs}, {} bytes read: {state}", found.segments, found.bytes));
+    lines
+}
+
+fn patient(data: &Path) -> Patient {
+    Patient {
+        disk: Arc::new(RealDisk::new(data.to_owned())),
+        pack_files: Arc::new(RealDisk::new(data.join(OBJECTS))),
+        random: Arc::new(SystemRandom),
+    }
+}
+
+/// A directory name for this moment: `20261121T051500Z`.
+fn stamp(now_ms: u64) -> String {
+    let at = i64::try_from(now_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.unwrap_or_default().strftime("%Y%m%dT%H%M%SZ").to_string()
+}
