@@ -13,6 +13,7 @@
 )]
 
 pub mod answers;
+pub mod archive;
 pub mod client;
 pub mod effort;
 pub mod faults;

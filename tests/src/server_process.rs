@@ -71,6 +71,22 @@ impl DataDir {
         ServerProcess::start(command)
     }
 
+    /// `reprise serve` on a free loopback port, which may well refuse to start.
+    pub fn spawn(&self) -> Child {
+        let mut command = self.command();
+        command.args(["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.spawn().expect("reprise starts")
+    }
+
+    /// Starts `reprise serve` and kills it after `life`, wherever it is then: opening, recovering or serving.
+    pub fn serve_briefly(&self, life: Duration) {
+        let mut child = self.spawn();
+        // The length of its life: nothing is waited for but the time itself.
+        thread::sleep(life);
+        drop(child.kill());
+        child.wait().expect("its end");
+    }
+
     /// Runs one command to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.command().args(arguments).output().expect("reprise runs")
@@ -109,6 +125,20 @@ impl DataDir {
         let json = self.json(&[&["token", "create", "--owner", owner], more].concat());
         let secret = json["token"].as_str().unwrap_or_else(|| panic!("no token in {json}"));
         (secret.to_owned(), json)
+    }
+
+    fn operator(&self) -> String {
+        let text = fs::read(self.path().join("server.json")).expect("a running server");
+        let json: Json = serde_json::from_slice(&text).expect("JSON");
+        json["secret"].as_str().expect("a secret").to_owned()
+    }
+
+    /// What the operator of `server`, which runs here, is told under `/api/v1`: one value per line.
+    pub fn asked(&self, server: &ServerProcess, path: &str) -> Vec<Json> {
+        let answer = Request::get(server.url(&format!("api/v1/{path}")), Some(&self.operator())).send();
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.code, 200, "{path}: {}", answer.text());
+        answer.text().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
     fn command(&self) -> Command {
@@ -201,17 +231,27 @@ impl ServerProcess {
         self.kill_now();
     }
 
-    /// SIGTERM, and waits for its end; panics unless it exits with 0 in time.
-    pub fn stop(mut self) {
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid")).expect("a pid");
-        kill_process(pid, Signal::TERM).expect("SIGTERM");
+        kill_process(pid, signal).expect("a living process");
+    }
+
+    /// SIGTERM, and waits for its end; panics unless it exits with 0 in time.
+    pub fn stop(self) {
+        self.signal(Signal::TERM);
+        self.wait_end();
+    }
+
+    /// Waits for its end; panics unless it exits with 0 in time.
+    pub fn wait_end(mut self) {
         let deadline = Instant::now() + STOP_MAX;
         loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
                 assert!(status.success(), "stopped with {status}:\n{}", self.printed());
                 return;
             }
-            assert!(Instant::now() < deadline, "no end after SIGTERM:\n{}", self.printed());
+            assert!(Instant::now() < deadline, "no end:\n{}", self.printed());
             thread::sleep(Duration::from_millis(2));
         }
     }

@@ -100,3 +100,46 @@ const SPOOL: &str = "spool";
 /// Block cache of the projections; with the memtables a third of the memory ceiling of 160 MiB.
 const CACHE_BYTES: u64 = 32 << 20;
 const MEMTABLE_BYTES: u64 = 24 << 20;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use axum::{extract::State, http::StatusCode};
+    use reprise_engine::id::Position;
+
+    use super::*;
+    use crate::http::health;
+
+    fn open(dir: &tempfile::TempDir) -> Arc<Hub> {
+        let (data, limits) = (dir.path().join("data"), Limits::default());
+        let directory = Directory { data, limits, create_on_push: None, holder: "a test".to_owned() };
+        Arc::new(Hub::open(directory).unwrap())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_empty_log_counts_as_folded_only_when_its_index_is_open() {
+        for _ in 0..8 {
+            let dir = tempfile::tempdir().unwrap();
+            let hub = open(&dir);
+            assert!(hub.folded(Position::ZERO, Duration::from_secs(30)).await);
+            assert!(hub.projections.view().repos(None, 1).unwrap().is_empty());
+            hub.close().unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_on_a_new_directory_is_ready_only_when_its_index_is_open() {
+        for _ in 0..8 {
+            let dir = tempfile::tempdir().unwrap();
+            let hub = open(&dir);
+            while health::ready(State(Arc::clone(&hub))).await.status() != StatusCode::OK {
+                tokio::task::yield_now().await;
+            }
+            assert!(hub.projections.view().repos(None, 1).unwrap().is_empty());
+            hub.close().unwrap();
+        }
+    }
+}

@@ -224,9 +224,10 @@ impl Hub {
         tokio::task::spawn_blocking(job).await.map_err(|error| HubError::died(&error))?
     }
 
-    /// Waits until `position` is folded; false if `wait` passed first.
+    /// Waits until views show `position`; false if `wait` passed first. Not before the projections are open, whatever the
+    /// position.
     pub async fn folded(&self, position: Position, wait: Duration) -> bool {
-        if self.projections.folded().position >= position {
+        if self.projections.wait_folded(position, Duration::ZERO) {
             return true;
         }
         let (reply, folded) = oneshot::channel();

@@ -196,12 +196,28 @@ impl<'a> Request<'a> {
         read_response(&stream)
     }
 
-    fn write(&self, mut stream: &TcpStream, path: &str) -> Result<(), Failure> {
+    /// Its bytes as they go over the wire: for tests that send them in parts.
+    pub fn bytes(&self) -> Vec<u8> {
+        let head = self.head(split_url(&self.url).1);
+        [head.as_bytes(), self.body.unwrap_or_default()].concat()
+    }
+
+    /// `host:port`.
+    pub fn host(&self) -> &str {
+        split_url(&self.url).0
+    }
+
+    fn head(&self, path: &str) -> String {
         let mut head = format!("{} {path} HTTP/1.1\r\n", self.method);
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
+        head
+    }
+
+    fn write(&self, mut stream: &TcpStream, path: &str) -> Result<(), Failure> {
+        let head = self.head(path);
         let failed = |error: std::io::Error| Failure::Transport(format!("upload: {error}"));
         stream.write_all(head.as_bytes()).map_err(failed)?;
         // Sending the body is one operation for the client: 60 s in total, even when the server reads steadily.
@@ -216,7 +232,8 @@ impl<'a> Request<'a> {
     }
 }
 
-fn connect(host: &str) -> Result<TcpStream, Failure> {
+/// A connection as the client opens one.
+pub fn connect(host: &str) -> Result<TcpStream, Failure> {
     let failed = |error: std::io::Error| Failure::Transport(format!("connect {host}: {error}"));
     let address = host.to_socket_addrs().map_err(failed)?.next().expect("an address");
     let stream = TcpStream::connect_timeout(&address, OPERATION_TIMEOUT).map_err(failed)?;
