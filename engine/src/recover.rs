@@ -6,9 +6,9 @@
 
 use crate::{
     clock::random16,
-    disk::{DiskFile, DiskLock},
+    disk::{Disk, DiskFile, DiskLock},
     engine::{Durable, OpenReport, Options, Parts, Tail},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     id::{LogId, Position},
     limits::PUSH_ID_WINDOW,
     log::{
@@ -80,8 +80,7 @@ pub(crate) struct Opened {
 /// Opens the log of `parts.disk`, or creates it.
 pub(crate) fn open(parts: &Parts, options: &Options) -> Result<Opened> {
     let disk = &*parts.disk;
-    files::make_dir(disk, LOG_DIR)?;
-    let lock = disk.lock(LOCK, &options.holder)?;
+    let lock = lock(disk, &options.holder)?;
     let found = survey(disk)?;
     let anchor = files::read_anchor(disk)?;
     if found.segments.is_empty() {
@@ -89,6 +88,19 @@ pub(crate) fn open(parts: &Parts, options: &Options) -> Result<Opened> {
     }
     let mut opening = Opening { parts, options, bytes_read: found.bytes_read, unsealed: Vec::new() };
     opening.run(found, anchor, lock)
+}
+
+/// Takes the directory's lock. Whoever opens at the same moment may make the directory anew while it is still empty
+/// ([`crate::disk::make_dir`]): then it is gone for a moment, and whose file is in it first has it.
+fn lock(disk: &dyn Disk, holder: &str) -> Result<Box<dyn DiskLock>> {
+    for _ in 0..REMADE_MAX {
+        files::make_dir(disk, LOG_DIR)?;
+        match disk.lock(LOCK, holder) {
+            Err(error) if error.is_not_found() => {}
+            locked => return locked,
+        }
+    }
+    Err(Error::new(ErrorKind::Conflict, format!("{LOG_DIR}: other processes make it anew again and again")))
 }
 
 fn create(parts: &Parts, options: &Options, lock: Box<dyn DiskLock>, anchor: Option<Anchor>) -> Result<Opened> {
@@ -443,3 +455,6 @@ fn torn_name(segment: &Found, offset: u64) -> String {
     let name = segment.path.rsplit('/').next().unwrap_or_default();
     format!("{name}-{offset}-{}", hex::encode(&segment.header.salt[..4]))
 }
+
+/// How often the directory may vanish under an opening: each time another process took it for one that nobody had finished.
+const REMADE_MAX: usize = 100;

@@ -1,4 +1,7 @@
 //! When to stop: SIGINT or SIGTERM.
+//!
+//! The first one counts. Another one changes nothing: the handlers stay, what was accepted is answered and the directory
+//! closed, within `shutdown_time_max`. Whoever cannot wait sends SIGKILL and loses nothing that was acknowledged (F1).
 
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -61,7 +61,7 @@ impl Client {
             let path = data.display();
             return Err(Failure::CouldNot(format!("there is no data directory at {path}; `reprise serve` makes one")));
         }
-        let mut held = String::new();
+        let (mut held, mut silent) = (String::new(), 0);
         for _ in 0..HELD_TRIES {
             let directory = Directory {
                 data: data.to_owned(),
@@ -75,11 +75,14 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::Conflict => held = error.to_string(),
                 Err(error) => return Err(error.into()),
             }
-            if let Some(client) = remote(data).await {
-                return Ok(client);
+            match remote(data).await {
+                Found::Server(client) => return Ok(client),
+                // It is there and stands still; waiting for it has no end.
+                Found::Silent if silent == SILENT_TRIES => break,
+                Found::Silent => silent += 1,
+                // A server that is just starting or stopping, or another command.
+                Found::Nobody => sleep(HELD_PAUSE).await,
             }
-            // A server that is just starting or stopping, or another command.
-            sleep(HELD_PAUSE).await;
         }
         Err(Failure::CouldNot(format!("another process holds the directory and no server answers: {held}")))
     }
@@ -166,13 +169,25 @@ impl Client {
     }
 }
 
-/// The server that says it has the directory, if it answers and knows the secret. A server that was killed leaves its file
-/// behind, and the next one listens at the same address before it has written its own.
-async fn remote(data: &Path) -> Option<Client> {
-    let (address, secret) = server_file::read(data)?;
+/// What `server.json` leads to.
+enum Found {
+    /// The server that has the directory.
+    Server(Client),
+    /// Nobody, or somebody who does not know the secret: a server that was killed leaves its file behind, and the next one
+    /// listens at the same address before it has written its own.
+    Nobody,
+    /// Somebody who takes a connection and gives no answer.
+    Silent,
+}
+
+async fn remote(data: &Path) -> Found {
+    let Some((address, secret)) = server_file::read(data) else { return Found::Nobody };
     let client = Client::Remote { address, secret };
-    let known = timeout(ANSWER_TIME_MAX, client.send(Method::GET, "/projections", None)).await;
-    matches!(known, Ok(Ok(_))).then_some(client)
+    match timeout(ANSWER_TIME_MAX, client.send(Method::GET, "/projections", None)).await {
+        Ok(Ok(_)) => Found::Server(client),
+        Ok(Err(_)) => Found::Nobody,
+        Err(_) => Found::Silent,
+    }
 }
 
 async fn over_http(address: SocketAddr, request: Request<Body>) -> Result<Response<Body>, Failure> {
@@ -208,6 +223,8 @@ pub fn encoded(text: &str) -> String {
 }
 
 /// How long a server may take for the first small answer.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+/// How often it may take longer before it counts as standing still.
+const SILENT_TRIES: usize = 1;
 const HELD_TRIES: usize = 50;
 const HELD_PAUSE: Duration = Duration::from_millis(100);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Request},
-    http::{header, request::Parts},
+    http::{HeaderMap, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
 
@@ -28,6 +28,12 @@ impl FromRequestParts<Arc<Hub>> for Caller {
         })?;
         hub.caller_of(Secret::new(token)).await
     }
+}
+
+/// Whether the request carries the operator's secret. Costs nothing but a comparison.
+pub fn is_operator(headers: &HeaderMap, hub: &Hub) -> bool {
+    let token = headers.get(header::AUTHORIZATION).and_then(|value| bearer(value.to_str().ok()?));
+    token.is_some_and(|token| hub.operator.matches(token))
 }
 
 /// The parts of a path that a route names; what does not decode is 400 in words.

@@ -128,7 +128,7 @@ impl Hub {
     /// The live repository of that name, whoever asks, and a view that shows its last event. Two point reads of hot rows,
     /// done where it stands: handing them to another thread costs ten times as much, several times per request.
     pub(crate) async fn find_repo(&self, owner: &str, slug: &str) -> Result<(Option<RepoRow>, View), HubError> {
-        let view = self.projections.view();
+        let view = self.view().await;
         match view.repo_by_name(owner, slug)? {
             Some(row) => {
                 let last = self.engine.last_position_of(row.record.repo);

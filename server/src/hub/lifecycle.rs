@@ -111,7 +111,7 @@ mod tests {
     use reprise_engine::id::Position;
 
     use super::*;
-    use crate::http::health;
+    use crate::{http::health, hub::HubError};
 
     fn open(dir: &tempfile::TempDir) -> Arc<Hub> {
         let (data, limits) = (dir.path().join("data"), Limits::default());
@@ -126,6 +126,19 @@ mod tests {
             let hub = open(&dir);
             assert!(hub.folded(Position::ZERO, Duration::from_secs(30)).await);
             assert!(hub.projections.view().repos(None, 1).unwrap().is_empty());
+            hub.close().unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_request_right_after_the_start_waits_until_the_index_is_open() {
+        for _ in 0..8 {
+            let dir = tempfile::tempdir().unwrap();
+            let hub = open(&dir);
+            assert_eq!(hub.find_repo("alice", "etude").await.unwrap().0, None);
+            hub.close().unwrap();
+            let hub = open(&dir);
+            assert!(matches!(hub.caller_of(Secret::new("rpt_nobody")).await, Err(HubError::Unauthorized(_))));
             hub.close().unwrap();
         }
     }

@@ -235,6 +235,16 @@ impl Hub {
         matches!(tokio::time::timeout(wait, folded).await, Ok(Ok(())))
     }
 
+    /// The newest view. Right after a start, waits (≤ 5 s) until the projections are open; if they are not then, every read
+    /// of the view says why.
+    pub async fn view(&self) -> View {
+        let open = self.projections.wait_folded(Position::ZERO, Duration::ZERO);
+        if !open && self.projections.status().state != "stopped" {
+            self.folded(Position::ZERO, FOLD_BEFORE_READ).await;
+        }
+        self.projections.view()
+    }
+
     /// A view that shows `position` at least; 503 when folding takes longer than 5 s.
     pub async fn view_at(&self, position: Position) -> Result<View, HubError> {
         if !self.folded(position, FOLD_BEFORE_READ).await {

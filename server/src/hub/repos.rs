@@ -76,7 +76,7 @@ impl Hub {
 
     /// Refuses one more repository for an owner who has as many as he may.
     pub(crate) async fn check_repo_count(&self, owner: &str) -> Result<(), HubError> {
-        let (view, max, whose) = (self.projections.view(), self.limits.repos_per_owner_max, owner.to_owned());
+        let (view, max, whose) = (self.view().await, self.limits.repos_per_owner_max, owner.to_owned());
         if self.read(move || Ok(view.count_repos(&whose, max)?)).await? < max {
             return Ok(());
         }

@@ -56,7 +56,7 @@ impl Hub {
         if self.operator.matches(secret.expose()) {
             return Ok(Caller::Operator);
         }
-        let (mut view, hash) = (self.projections.view(), hash_of(&secret));
+        let (mut view, hash) = (self.view().await, hash_of(&secret));
         let end = self.engine.durable().position;
         if view.checkpoint().position < end && view.token(hash)?.is_none() {
             // Perhaps it was issued a moment ago.
@@ -127,7 +127,7 @@ impl Hub {
 
     /// Refuses one more token for an owner who has as many as he may: valid ones count.
     async fn check_token_count(&self, owner: &str) -> Result<(), HubError> {
-        let (view, max, now) = (self.projections.view(), self.limits.tokens_per_owner_max, self.now_ms());
+        let (view, max, now) = (self.view().await, self.limits.tokens_per_owner_max, self.now_ms());
         let whose = owner.to_owned();
         let count = self.read(move || Ok(view.count_tokens(&whose, now)?)).await?;
         if count < max {
