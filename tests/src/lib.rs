@@ -24,6 +24,7 @@ pub mod hostile;
 pub mod hub_in_process;
 pub mod model;
 pub mod oracle;
+pub mod overload;
 pub mod rows;
 pub mod scratch;
 pub mod seeds;

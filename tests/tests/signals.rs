@@ -236,8 +236,10 @@ fn give_up_waiting(field: &Field, push: &Keyed) {
 fn a_body_that_came_while_the_server_stood_still_is_taken_although_its_time_is_up() {
     let mut random = seeds::random(seeds::seed("time is up"), 0);
     let data = DataDir::new();
-    let (server, field) =
-        started(&data, &["--limit", "body_idle_max=1", "--limit", "header_time_max=1", "--limit", "waiting_time_max=1"]);
+    let (server, field) = started(
+        &data,
+        &["--limit", "body_idle_max=1", "--limit", "header_time_max=1", "--limit", "waiting_time_max=1"],
+    );
     let push = prepared(&field, "late", &mut random);
     let (mut stream, rest) = half_sent(&field, &push);
     server.signal(Signal::STOP);

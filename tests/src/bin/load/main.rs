@@ -23,6 +23,7 @@ mod figures;
 mod idle;
 mod incremental;
 mod machine;
+mod overload;
 mod push_objects;
 mod rebuild;
 mod refs;
@@ -61,6 +62,8 @@ enum What {
     },
     /// Four push/objects bodies of 1 GiB at once
     Bodies,
+    /// 200 clients pushing and fetching at once; the largest manifests, eight at a time
+    Overload,
     /// What a server costs that nobody asks anything
     Idle,
     /// Everything, one after the other
@@ -77,6 +80,7 @@ fn main() {
         What::Rebuild => rebuild::run(),
         What::Reopen { megabytes } => reopen::run(megabytes),
         What::Bodies => bodies::run(),
+        What::Overload => overload::run(),
         What::Idle => idle::run(),
         What::All => {
             push_objects::run();
@@ -87,6 +91,7 @@ fn main() {
             rebuild::run();
             reopen::run(2_000);
             bodies::run();
+            overload::run();
             idle::run();
         }
     }
