@@ -16,6 +16,8 @@ pub(super) fn canonical_json(input: &[u8]) {
     let Ok(value) = serde_json::from_slice::<Value>(input) else { return };
     let Ok(canonical) = json::to_canonical(&value) else { return };
     assert_eq!(json::from_canonical(&canonical).expect("what is written is canonical"), value);
+    // serde_json keeps keys sorted by their bytes too, and escapes as little.
+    assert_eq!(canonical, serde_json::to_vec(&value).expect("JSON"), "as another writer has it");
 }
 
 pub(super) fn commit(input: &[u8]) {
