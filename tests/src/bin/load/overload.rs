@@ -13,7 +13,7 @@ use crate::figures::{Times, milliseconds, print};
 const CLIENTS: usize = 200;
 const SECONDS: u64 = 10;
 /// A snapshot of so many paths has a record of about 30 MB.
-const PATHS: usize = 280_000;
+const PATHS: usize = 250_000;
 const MANIFESTS: usize = 8;
 /// The promise: refs are answered within this, whatever else is asked.
 const REFS_P99_MAX: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ fn manifests() {
     server.wait_ready();
     let mut local = Repository::init();
     let empty = sha256_hex(b"");
-    let path = |number| (format!("a-folder/with-a-name/file-{number:06}.txt"), empty.clone());
+    let path = |number| (format!("a-folder/with-a-rather-long-name/file-{number:06}.txt"), empty.clone());
     let tree: Tree = (0..PATHS).map(path).collect();
     let head = local.commit_tree("main", "large", &tree, &[]);
     let body = bundle_body(&local, std::slice::from_ref(&head), "main", false).encode();
