@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -199,4 +202,142 @@ fn a_first_push_creates_the_repository_only_when_told_so_and_only_for_its_owner(
     let refused = push(&mut local, "theirs", "main").unwrap_err();
     assert!(matches!(refused.code(), Some(403 | 404)), "{refused:?}");
     assert!(clone(&server.url("bob/fresh")).is_err());
+}
+
+/// What of an answer could tell something, with the id that was asked about taken out.
+fn told(request: &Request<'_>, id: &str) -> (u16, BTreeMap<String, String>, Vec<u8>) {
+    let answer = request.send().unwrap();
+    let masked = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        while let Some(at) = bytes.windows(id.len()).position(|window| window == id.as_bytes()) {
+            bytes[at..at + id.len()].fill(b'X');
+        }
+        bytes
+    };
+    let named = |(name, value): (&String, &String)| (name.clone(), value.replace(id, "X"));
+    let mut headers: BTreeMap<String, String> =
+        answer.headers.iter().map(|(name, value)| named((name, value))).collect();
+    headers.retain(|name, _| !["x-request-id", "date"].contains(&name.to_lowercase().as_str()));
+    (answer.code, headers, masked(&answer.body))
+}
+
+#[test]
+fn an_object_that_only_another_repository_has_is_answered_as_one_that_nobody_has() {
+    let hub = hub();
+    hub.data.create_repo("mallory/probe", &[]);
+    let mallory = hub.data.token("mallory");
+    // Something of their own, so that the repository is not empty.
+    let mut own = Repository::init();
+    own.commit("main", "own", &[("a", Some(b"mine"))]);
+    own.remote("origin", &hub.server.url("mallory/probe"), Some(&mallory));
+    push(&mut own, "origin", "main").unwrap();
+
+    let secret = local();
+    let head = secret.head("main").to_owned();
+    let snapshot = secret.snapshots.keys().next().unwrap().clone();
+    let absent = sha256_hex(b"nobody has this");
+    for known in [sha256_hex(b"secret bytes"), head, snapshot] {
+        let asked = |id: &str| {
+            let ids = || Value::Array(vec![Value::str(id)]);
+            let none = || Value::Array(Vec::new());
+            let bodies = [
+                ("filter-objects", Value::map([("object_ids", ids())])),
+                ("presign", Value::map([("object_ids", ids())])),
+                ("negotiate", Value::map([("want", ids()), ("have", none())])),
+                (
+                    "negotiate",
+                    Value::map([("want", Value::Array(vec![Value::str(own.head("main"))])), ("have", ids())]),
+                ),
+                ("fetch", Value::map([("want", ids()), ("have", none())])),
+                ("fetch", Value::map([("want", Value::Array(vec![Value::str(own.head("main"))])), ("have", ids())])),
+                ("tags", Value::map([("tags", Value::Array(vec![tag_on(id)]))])),
+            ];
+            let mut answers = Vec::new();
+            for (endpoint, body) in bodies {
+                let body = body.encode();
+                let url = hub.server.url(&format!("mallory/probe/{endpoint}"));
+                answers.push((endpoint, told(&Request::post(url, Some(&mallory), &body), id)));
+            }
+            let url = hub.server.url(&format!("mallory/probe/objects/{id}"));
+            answers.push(("objects", told(&Request::get(url, Some(&mallory)), id)));
+            let url = format!("http://{}/api/v1/repos/mallory/probe/locate/{id}", hub.server.host());
+            answers.push(("locate", told(&Request::get(url, Some(&mallory)), id)));
+            answers
+        };
+        for (one, other) in asked(&known).into_iter().zip(asked(&absent)) {
+            assert_eq!(one, other);
+        }
+    }
+}
+
+fn tag_on(commit: &str) -> Value {
+    let fields = [("tag_id", "t1"), ("tag", "v1"), ("commit_id", commit), ("created_at", "2026-01-01T00:00:00+00:00")];
+    Value::map(fields.map(|(name, text)| (name, Value::str(text))))
+}
+
+/// Every file below a directory, with its bytes.
+fn files_below(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(files_below(&entry.path())),
+            false => found.push((entry.path(), fs::read(entry.path()).unwrap())),
+        }
+    }
+    found
+}
+
+#[test]
+fn a_token_stands_in_no_log_line_no_file_and_no_listing_however_it_was_sent() {
+    let data = DataDir::new().env("RUST_LOG", "trace");
+    let server = data.serve();
+    server.wait_ready();
+    data.create_repo("alice/open", &[]);
+    let secret = data.token("alice");
+    let url = |path: &str| server.url(path);
+    let mut local = local();
+    local.remote("origin", &url("alice/open"), Some(&secret));
+    push(&mut local, "origin", "main").unwrap();
+    // As clients and people send it by mistake.
+    let long = format!("{secret}{}", "x".repeat(9_000));
+    let sent = [
+        Request::get(url("alice/open/refs"), Some(&secret)),
+        Request::get(url("alice/open/refs"), Some(&long)),
+        Request::get(url("alice/open/refs"), None).header("authorization", &format!("Basic {secret}")),
+        Request::get(url("alice/open/refs"), None).header("authorization", &secret),
+        Request::get(url(&format!("alice/open/refs?token={secret}")), None),
+        Request::get(url("alice/open/refs"), None).header("x-request-id", &format!("Bearer {secret}")),
+        Request::get(url("alice/open/refs"), None).header("cookie", &format!("token={secret}")),
+    ];
+    for request in sent {
+        drop(request.send());
+    }
+    let bodies = [
+        format!("{{\"object_ids\": \"{secret}\"}}"),
+        format!("not JSON {secret}"),
+        format!("{{\"object_ids\": [\"{secret}\"]}}"),
+    ];
+    for body in &bodies {
+        drop(Request::post_json(url("alice/open/filter-objects"), Some(&secret), body.as_bytes()).send());
+    }
+    let listed = [&["token", "list"][..], &["log"], &["status"], &["repo", "show", "alice/open"]];
+    for command in listed {
+        let output = data.run(&[&["--json"], command].concat());
+        let said = [output.stdout, output.stderr].concat();
+        assert!(!String::from_utf8_lossy(&said).contains(&secret), "{command:?} shows a token");
+    }
+    let operator: serde_json::Value =
+        serde_json::from_slice(&fs::read(data.path().join("server.json")).unwrap()).unwrap();
+    let operator = operator["secret"].as_str().unwrap().to_owned();
+    let printed = server.printed();
+    assert!(printed.contains("TRACE") || printed.contains("DEBUG"), "the log was meant to be verbose");
+    for hidden in [&secret, &operator] {
+        let line = printed.lines().find(|line| line.contains(hidden.as_str()));
+        assert!(line.is_none(), "a log line shows a token: {line:?}");
+    }
+    server.stop();
+    for (path, bytes) in files_below(&data.path()) {
+        let shown = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(!shown, "{} holds a token", path.display());
+    }
 }

@@ -1,5 +1,4 @@
-//! Who may do what: every route of the admin API and the first door of the wire protocol, for every kind of caller, public
-//! and private.
+//! What callers may do with repositories and tokens, beyond the table of [`super::surface_tests`].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::Arc;
@@ -19,16 +18,16 @@ use tower::ServiceExt;
 use crate::hub::{Caller, Hub, HubParts, Limits, Secret};
 
 const NOW_MS: u64 = 1_773_662_400_000;
-const OPERATOR: &str = "the-operator";
+pub(super) const OPERATOR: &str = "the-operator";
 
-struct Served {
-    router: Router,
+pub(super) struct Served {
+    pub(super) router: Router,
     hub: Arc<Hub>,
     clock: Arc<ManualClock>,
     _data: tempfile::TempDir,
 }
 
-fn served() -> Served {
+pub(super) fn served() -> Served {
     let data = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(NOW_MS));
     let parts = Parts {
@@ -52,7 +51,7 @@ fn served() -> Served {
 }
 
 impl Served {
-    async fn ask(&self, method: &str, path: &str, token: Option<&str>, body: Option<Value>) -> (u16, Value) {
+    pub(super) async fn ask(&self, method: &str, path: &str, token: Option<&str>, body: Option<Value>) -> (u16, Value) {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -64,16 +63,16 @@ impl Served {
         (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
-    async fn status(&self, method: &str, path: &str, token: Option<&str>) -> u16 {
+    pub(super) async fn status(&self, method: &str, path: &str, token: Option<&str>) -> u16 {
         self.ask(method, path, token, None).await.0
     }
 
-    async fn create(&self, owner: &str, slug: &str, visibility: &str) {
+    pub(super) async fn create(&self, owner: &str, slug: &str, visibility: &str) {
         let body = json!({"owner": owner, "slug": slug, "visibility": visibility});
         assert_eq!(self.ask("POST", "/api/v1/repos", Some(OPERATOR), Some(body)).await.0, 201);
     }
 
-    async fn token(&self, fields: Value) -> (String, String) {
+    pub(super) async fn token(&self, fields: Value) -> (String, String) {
         let (status, made) = self.ask("POST", "/api/v1/tokens", Some(OPERATOR), Some(fields)).await;
         assert_eq!(status, 201, "{made}");
         (made["token"].as_str().unwrap().to_owned(), made["token_id"].as_str().unwrap().to_owned())
@@ -81,7 +80,7 @@ impl Served {
 }
 
 /// The callers of the table, in its columns' order.
-async fn callers(served: &Served) -> Vec<(&'static str, Option<String>)> {
+pub(super) async fn callers(served: &Served) -> Vec<(&'static str, Option<String>)> {
     let token = async |fields: Value| Some(served.token(fields).await.0);
     let revoked = served.token(json!({"owner": "alice", "scope": "admin"})).await;
     assert_eq!(served.status("DELETE", &format!("/api/v1/tokens/{}", revoked.1), Some(OPERATOR)).await, 200);
@@ -99,50 +98,6 @@ async fn callers(served: &Served) -> Vec<(&'static str, Option<String>)> {
         ("admin", token(json!({"owner": "alice", "scope": "admin"})).await),
         ("operator", Some(OPERATOR.to_owned())),
     ]
-}
-
-#[tokio::test]
-async fn every_route_answers_every_caller_as_the_table_says() {
-    let served = served();
-    served.create("alice", "open", "public").await;
-    served.create("alice", "closed", "private").await;
-    let callers = callers(&served).await;
-    // anonymous, unknown, revoked, expired, stranger, elsewhere, reader, writer, admin, operator
-    #[rustfmt::skip]
-    let table: [(&str, &str, [u16; 10]); 15] = [
-        ("GET",   "/alice/open/refs",          [200, 401, 401, 401, 200, 200, 200, 200, 200, 200]),
-        ("GET",   "/alice/closed/refs",        [404, 401, 401, 401, 404, 404, 200, 200, 200, 200]),
-        ("GET",   "/alice/absent/refs",        [404, 401, 401, 401, 404, 404, 404, 404, 404, 404]),
-        ("GET",   "/api/v1/repos/alice/open",   [200, 401, 401, 401, 200, 200, 200, 200, 200, 200]),
-        ("GET",   "/api/v1/repos/alice/closed", [404, 401, 401, 401, 404, 404, 200, 200, 200, 200]),
-        ("GET",   "/api/v1/repos/alice/absent", [404, 401, 401, 401, 404, 404, 404, 404, 404, 404]),
-        ("PATCH", "/api/v1/repos/alice/open",   [401, 401, 401, 401, 403, 403, 403, 403, 200, 200]),
-        ("PATCH", "/api/v1/repos/alice/closed", [401, 401, 401, 401, 404, 404, 403, 403, 200, 200]),
-        ("PATCH", "/api/v1/repos/alice/absent", [401, 401, 401, 401, 404, 404, 404, 404, 404, 404]),
-        ("GET",   "/api/v1/repos",              [200, 401, 401, 401, 200, 200, 200, 200, 200, 200]),
-        ("GET",   "/api/v1/tokens",             [401, 401, 401, 401, 200, 200, 200, 200, 200, 200]),
-        ("GET",   "/api/v1/status",             [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
-        ("GET",   "/api/v1/log",                [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
-        ("GET",   "/api/v1/projections/digest", [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
-        ("POST",  "/api/v1/verify",             [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
-    ];
-    for (method, path, expected) in table {
-        for ((caller, token), expected) in callers.iter().zip(expected) {
-            let body = (method == "PATCH").then(|| json!({}));
-            let (status, answer) = served.ask(method, path, token.as_deref(), body).await;
-            assert_eq!(status, expected, "{method} {path} as {caller}: {answer}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_private_repository_and_an_absent_one_are_refused_in_the_same_words() {
-    let served = served();
-    served.create("alice", "closed", "private").await;
-    let (_, closed) = served.ask("GET", "/api/v1/repos/alice/closed", None, None).await;
-    let (_, absent) = served.ask("GET", "/api/v1/repos/alice/absent", None, None).await;
-    let words = |answer: &Value, slug: &str| answer["detail"].as_str().unwrap().replace(slug, "X");
-    assert_eq!(words(&closed, "closed"), words(&absent, "absent"));
 }
 
 #[tokio::test]

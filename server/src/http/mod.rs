@@ -69,3 +69,5 @@ fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
 
 #[cfg(test)]
 mod access_tests;
+#[cfg(test)]
+mod surface_tests;
