@@ -325,7 +325,7 @@ impl Engine {
 
     /// The groups of the segment that starts at `first`, up to what is durable now. Any number may be read at once.
     pub fn read_segment(&self, first: Position) -> Result<SegmentReader> {
-        SegmentReader::new(&self.inner.drive, first)
+        SegmentReader::new(self.inner.drive.clone(), first)
     }
 
     /// Chained hash after the group that ends at `position`, or `None` if no group ends there (or it is beyond the end).
@@ -339,8 +339,8 @@ impl Engine {
         self.inner.drive.log
     }
 
-    /// Why nothing can be appended any more, if so: the log is damaged, or a write ended so that nobody knows what is on
-    /// the disk. Reads go on; opening again is what helps, or a repair.
+    /// Why nothing can be appended any more, if so: the log is damaged (found at the opening, or by a reader since), or a
+    /// write ended so that nobody knows what is on the disk. Reads go on; opening again is what helps, or a repair.
     pub fn read_only(&self) -> Option<String> {
         self.inner.drive.published.look().read_only.clone()
     }

@@ -61,7 +61,8 @@ impl Follower {
         let segment = shown.segment_of(self.next).cloned();
         drop(shown);
         let segment = segment.ok_or_else(|| hole(self.next))?;
-        let group = self.read(&segment)?.decode()?;
+        let group = self.read(&segment).and_then(|group| group.decode());
+        let group = group.inspect_err(|error| self.drive.published.met_damage(error))?;
         self.next = group.events[group.events.len() - 1].position.next();
         Ok(Some(group))
     }
@@ -84,17 +85,18 @@ impl Follower {
 
 /// Reads one segment, group by group; its CRC32C and its chain are checked.
 pub struct SegmentReader {
+    drive: Arc<Drive>,
     reader: GroupReader,
     segment: Segment,
 }
 
 impl SegmentReader {
-    pub(crate) fn new(drive: &Drive, first: Position) -> Result<SegmentReader> {
+    pub(crate) fn new(drive: Arc<Drive>, first: Position) -> Result<SegmentReader> {
         let shown = drive.published.look();
         let segment = shown.segments.iter().find(|segment| segment.header.first == first).cloned();
         drop(shown);
         let segment = segment.ok_or_else(|| Error::not_found(format!("there is no segment that starts at {first}")))?;
-        Ok(SegmentReader { reader: reader_from(drive, &segment, None)?, segment })
+        Ok(SegmentReader { reader: reader_from(&drive, &segment, None)?, segment, drive })
     }
 
     /// The next group as stored, for decoding elsewhere ([`RawGroup::decode`]); `None` at the segment's end.
@@ -103,7 +105,8 @@ impl SegmentReader {
             return Ok(None);
         }
         let next = self.reader.next;
-        find(&mut self.reader, &self.segment, next).map(Some)
+        let found = find(&mut self.reader, &self.segment, next);
+        found.map(Some).inspect_err(|error| self.drive.published.met_damage(error))
     }
 
     /// The next group; `None` at the segment's end.

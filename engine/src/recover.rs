@@ -163,14 +163,14 @@ impl Opening<'_> {
             }
         }
         let (after, fold) = &mut base;
-        for segment in &found.segments[..*after] {
-            let in_window = segment
-                .trailer
-                .as_ref()
-                .is_none_or(|trailer| trailer.last.0 + PUSH_ID_WINDOW >= fold.durable.position.0);
+        for (at, segment) in found.segments[..*after].iter().enumerate() {
+            let end = segment.trailer.as_ref().map(|trailer| trailer.last.next());
+            // Without a trailer the segment ends where the next one begins; the last of these has one.
+            let Some(end) = end.or(found.segments.get(at + 1).map(|next| next.header.first)) else { continue };
+            let in_window = end.0 + PUSH_ID_WINDOW > fold.durable.position.0;
             if in_window
                 && let Some((offset, why)) =
-                    refold::load_pushes(&*self.parts.disk, segment, &mut fold.pushes, &mut self.bytes_read)?
+                    refold::load_pushes(&*self.parts.disk, segment, end, &mut fold.pushes, &mut self.bytes_read)?
             {
                 found.damage.get_or_insert(Damage::new(&*segment.path, offset, why));
             }

@@ -43,6 +43,8 @@ pub(crate) enum Input {
     Activated(Io),
     /// [`Output::Seal`] ended.
     Sealed(Io),
+    /// A reader met damage in the log: nothing may be appended behind it.
+    Damaged(String),
     /// Write the mark and stop.
     Shutdown,
 }
@@ -239,6 +241,8 @@ impl WriterCore {
             Input::Prepared(io, salt) => self.prepared(io, salt, &mut out),
             Input::Activated(io) => self.activated(io, &mut out),
             Input::Sealed(io) => self.sealed(io, &mut out),
+            Input::Damaged(why) if self.is_well() => self.health = Health::ReadOnly(why),
+            Input::Damaged(_) => {}
             Input::Shutdown => self.stopping = true,
         }
         self.pump(&mut out);

@@ -30,5 +30,6 @@ pub mod scratch;
 pub mod seeds;
 pub mod server_process;
 pub mod simulation;
+pub mod stopped_hub;
 pub mod wire_rig;
 pub mod workload;

@@ -295,6 +295,8 @@ impl Drive {
             return replies;
         }
         let mut inputs = VecDeque::new();
+        // Readers do not hold the writer: what one of them met is heard here, before anything else is decided.
+        inputs.extend(self.published.look().read_only.clone().map(Input::Damaged));
         inputs.extend(writer.made(&self.parts, false));
         inputs.push_back(input);
         while let Some(input) = inputs.pop_front() {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     engine::{Durable, Group},
+    error::Error,
     id::{Position, RepoId},
     limits::{FOLLOWER_BYTES_MAX, FOLLOWER_QUEUE_MAX},
     writer::Committed,
@@ -124,6 +125,16 @@ impl Published {
     /// Nothing may be written any more.
     pub(crate) fn read_only(&self, why: String) {
         self.look().read_only = Some(why);
+    }
+
+    /// A reader met damage: what is appended from now on might have to be cut away with what stands behind the damage, so
+    /// nothing is. The first damage is the one that is told.
+    pub(crate) fn met_damage(&self, error: &Error) {
+        let mut shown = self.look();
+        if error.is_corrupt() && shown.read_only.is_none() {
+            tracing::error!(%error, "the log is damaged: read-only from now on");
+            shown.read_only = Some(error.to_string());
+        }
     }
 
     /// No group will come any more.

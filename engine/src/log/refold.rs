@@ -196,24 +196,26 @@ fn finish(walked: &mut Walked, fold: &mut Fold) {
     }
 }
 
-/// Reads the push ids of a sealed segment: from its footer, or from its groups if that section is damaged.
+/// Reads the push ids of a segment that ends before `end`: from its footer, or from its groups if the footer or that section
+/// is damaged. Answers where the groups stop if they do not reach `end`.
 pub(crate) fn load_pushes(
     disk: &dyn Disk,
     found: &Found,
+    end: Position,
     pushes: &mut PushIds,
     bytes_read: &mut u64,
 ) -> Result<Option<(u64, String)>> {
-    let Some(trailer) = &found.trailer else { return Ok(None) };
     let stored = section(disk, found, Part::Pushes, bytes_read)?.and_then(|bytes| push_ids::decode_run(&bytes));
+    let last = Position(end.0 - 1);
     if let Some(entries) = stored {
-        pushes.push_run(trailer.last, entries);
+        pushes.push_run(last, entries);
         return Ok(None);
     }
     tracing::warn!(file = &*found.path, "the push ids of a sealed segment are damaged: read again from its groups");
     let mut fold = Fold { sequence: found.header.sequence, ..Fold::empty() };
-    let walked = walk(disk, found, &mut fold, Some(trailer.last.next()), false)?;
+    let walked = walk(disk, found, &mut fold, Some(end), false)?;
     *bytes_read += walked.bytes_read;
-    fold.pushes.seal(trailer.last);
+    fold.pushes.seal(last);
     pushes.append(fold.pushes);
-    Ok((fold.durable.position != trailer.last).then_some(walked.stop))
+    Ok((fold.durable.position != last).then_some(walked.stop))
 }

@@ -16,7 +16,7 @@ use crate::{
     cli::{failure::Failure, output::Output, server_file::ServerFile},
     config::{self, LimitChange},
     http,
-    hub::{Hub, Limits, lifecycle::Directory},
+    hub::{Hub, Limits, lifecycle::Directory, scrub},
     shutdown,
 };
 
@@ -57,9 +57,12 @@ impl Serve {
         let told = ServerFile::write(&data, reachable(address), &hub.operator)
             .map_err(|error| Failure::CouldNot(format!("writing server.json: {error}")))?;
         self.greet(output, address, &data, is_new)?;
+        let scrubbed = Arc::clone(&hub);
+        let scrub = tokio::task::spawn_blocking(move || scrub::log(&scrubbed));
         http::serve::run(listener, Arc::clone(&hub), stop).await;
         // No command may find us from here on; the lock tells it to wait.
         drop(told);
+        scrub.await.map_err(|error| Failure::CouldNot(format!("reading the log: {error}")))?;
         let closed = tokio::task::spawn_blocking(move || hub.close()).await;
         Ok(closed.map_err(|error| Failure::CouldNot(format!("closing: {error}")))??)
     }

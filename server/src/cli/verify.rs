@@ -57,7 +57,7 @@ fn text(result: &Value) -> String {
     let line = |one: &Value| {
         let (state, what) =
             one.as_object().and_then(|one| one.iter().next()).map_or(("", &Value::Null), |(k, v)| (k, v));
-        let named = ["what", "kind", "object", "pack", "file", "offset", "detail"];
+        let named = ["what", "kind", "object", "pack", "repo", "file", "offset", "detail"];
         let named = named.iter().filter(|name| !what[**name].is_null()).map(|name| plain(&what[*name]));
         format!("{state}: {}", named.collect::<Vec<_>>().join(" "))
     };

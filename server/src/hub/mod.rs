@@ -45,6 +45,7 @@ pub mod questions;
 pub mod receive;
 pub mod releases;
 pub mod repos;
+pub mod scrub;
 pub mod secret;
 pub mod stream;
 pub mod tags;

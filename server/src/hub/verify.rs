@@ -28,25 +28,31 @@ use crate::hub::{Hub, HubError};
 pub fn run(hub: &Hub, deep: bool, say: &mut dyn FnMut(Value) -> bool) -> Result<(), HubError> {
     let mut found = Found::default();
     let end = hub.engine.durable().position;
-    if let Some(damage) = log_damage(hub) {
+    let mut named = Named::default();
+    let told = log_damage(hub);
+    if let Some(damage) = &told {
         found.damaged += 1;
         say(json!({"damaged": damage}));
     }
-    match scan_log(hub, end, say) {
-        Ok(Some(named)) => verify_packs(hub, (&named, end), deep, &mut found, say)?,
-        Ok(None) => return Ok(()),
+    match scan_log(hub, end, &mut named, say) {
+        Ok(true) => {}
+        Ok(false) => return Ok(()),
         Err(error) if error.is_corrupt() => {
-            found.damaged += 1;
-            say(
-                json!({"damaged": {"what": "log", "file": error.file(), "offset": error.offset(), "detail": error.to_string()}}),
-            );
+            // Somebody else may have met it before, and it was said then.
+            if told.is_none() {
+                let (file, offset) = (error.file(), error.offset());
+                let what = json!({"what": "log", "file": file, "offset": offset, "detail": error.to_string()});
+                found.say(false, what, say);
+            }
         }
         Err(error) => return Err(error.into()),
     }
+    // What stands behind damage names packs too, but nobody can read which.
+    verify_packs(hub, &named, deep, &mut found, say)?;
     say(json!({"result": {
         "ok": found.damaged == 0,
         "deep": deep,
-        "events": end.0,
+        "events": named.read.0,
         "packs": found.packs,
         "bytes": found.bytes,
         "damaged": found.damaged,
@@ -79,6 +85,8 @@ struct Found {
 /// What the log says about packs.
 #[derive(Default)]
 struct Named {
+    /// The last event that was read.
+    read: Position,
     packs: BTreeMap<PackId, NamedPack>,
     condemned: BTreeSet<(RepoId, PackId, Kind, ObjectId)>,
 }
@@ -87,45 +95,52 @@ struct NamedPack {
     /// The event that names it.
     position: Position,
     repo: RepoId,
+    /// Rows that the event gives it.
+    objects: usize,
     bytes: u64,
     table_hash: TableHash,
 }
 
-/// Reads every event (the follower checks every frame and the chain); `None` when nobody listens any more.
-fn scan_log(hub: &Hub, end: Position, say: &mut dyn FnMut(Value) -> bool) -> reprise_engine::Result<Option<Named>> {
-    let mut named = Named::default();
+/// Reads every event (the follower checks every frame and the chain); false when nobody listens any more.
+fn scan_log(
+    hub: &Hub,
+    end: Position,
+    named: &mut Named,
+    say: &mut dyn FnMut(Value) -> bool,
+) -> reprise_engine::Result<bool> {
     if end == Position::ZERO {
-        return Ok(Some(named));
+        return Ok(true);
     }
     let mut follower = hub.engine.follow(Position(1))?;
     let mut said = 0;
-    let mut at = Position::ZERO;
-    while at < end {
+    while named.read < end {
         let Some(group) = follower.next(STEP)? else {
-            let text = format!("the log gives no event after {at}, its end is {end}");
+            let text = format!("the log gives no event after {}, its end is {end}", named.read);
             return Err(Error::new(ErrorKind::Unavailable, text));
         };
         for event in group.events.iter() {
             named.take(event);
-            at = event.position;
         }
+        let at = named.read;
         if at.0 - said >= EVENTS_PER_LINE || at >= end {
             said = at.0;
             if !say(json!({"progress": {"what": "log", "done": at.0, "total": end.0}})) {
-                return Ok(None);
+                return Ok(false);
             }
         }
     }
-    Ok(Some(named))
+    Ok(true)
 }
 
 impl Named {
     fn take(&mut self, event: &Event) {
+        self.read = event.position;
         match &event.body {
             EventBody::ObjectsReceived(received) => {
                 let pack = NamedPack {
                     position: event.position,
                     repo: received.repo,
+                    objects: received.rows.len(),
                     bytes: received.pack_bytes,
                     table_hash: received.table_hash,
                 };
@@ -147,12 +162,12 @@ impl Named {
 
 fn verify_packs(
     hub: &Hub,
-    (named, end): (&Named, Position),
+    named: &Named,
     deep: bool,
     found: &mut Found,
     say: &mut dyn FnMut(Value) -> bool,
 ) -> Result<(), HubError> {
-    if !hub.projections.wait_folded(end, FOLD_WAIT_MAX) {
+    if !hub.projections.wait_folded(named.read, FOLD_WAIT_MAX) {
         return Err(HubError::Unavailable(
             "the index does not catch up with the log: try again when it has".to_owned(),
         ));
@@ -167,7 +182,12 @@ fn verify_packs(
             Err(Wrong::NotRead(error)) => return Err(error),
             Err(Wrong::Damaged(detail)) => {
                 let healed = judge.all_healed(hub, expected.position)?;
-                found.say(healed, json!({"what": "pack", "pack": pack.to_string(), "detail": detail}), say);
+                let repo = view.repo(expected.repo)?.map(|row| format!("{}/{}", row.record.owner, row.record.slug));
+                let what = json!({
+                    "what": "pack", "pack": pack.to_string(), "repo": repo, "repo_id": expected.repo.to_string(),
+                    "position": expected.position.0, "objects": expected.objects, "detail": detail,
+                });
+                found.say(healed, what, say);
             }
         }
         for (kind, id, detail) in &bad {
