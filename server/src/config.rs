@@ -93,6 +93,7 @@ impl LimitChange {
             record_bytes_max: bytes,
             filter_ids_max: count,
             presign_ids_max: count,
+            listed_ids_max: count,
             fetch_want_max: count,
             fetch_have_max: count,
             negotiate_ids_max: count,

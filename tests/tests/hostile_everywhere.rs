@@ -275,7 +275,7 @@ fn check_memory(hub: &Hub) {
 }
 
 /// Bodies that cost a naive server hundreds of megabytes each: those that are refused all at once, twice; lists of a million
-/// ids, which are answered, one after the other.
+/// ids, which are answered, one after the other and eight at once.
 #[test]
 fn the_worst_bodies_stay_under_the_memory_ceiling() {
     let hub = Hub::start();
@@ -310,7 +310,20 @@ fn the_worst_bodies_stay_under_the_memory_ceiling() {
         let id = |number: u32| [&b"\xd9\x40"[..], format!("{number:064x}").as_bytes()].concat();
         [&[0xdd][..], &count.to_be_bytes(), &(0..count).flat_map(id).collect::<Vec<u8>>()].concat()
     };
-    assert_eq!(hub.post_bytes("filter-objects", &pair("object_ids", &ids(900_000))).code, 200);
+    let many = pair("object_ids", &ids(900_000));
+    assert_eq!(hub.post_bytes("filter-objects", &many).code, 200);
+    // At once: together they may hold no more than one of them needs.
+    thread::scope(|scope| {
+        for (endpoint, key) in [("filter-objects", "missing"), ("presign", "inline")].repeat(4) {
+            let (hub, many) = (&hub, &many);
+            scope.spawn(move || {
+                let answer = hub.post_bytes(endpoint, many);
+                assert_eq!(answer.code, 200, "{}", answer.text());
+                assert_eq!(answer.decode().unwrap().items(key).len(), 900_000);
+            });
+        }
+    });
+    check_memory(&hub);
     check_refusal(&hub.post_bytes("fetch", &pair("have", &ids(1_000_000))), &[422]);
     check_memory(&hub);
 }

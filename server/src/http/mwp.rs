@@ -4,7 +4,7 @@
 //! msgpack map (a blob excepted); work that changes something runs in a task of its own that keeps the request's place, so
 //! that a client that goes away leaves nothing half done and frees nothing that is still in use.
 
-use std::{future::Future, sync::Arc};
+use std::{convert::Infallible, future::Future, sync::Arc};
 
 use axum::{
     Extension, Router,
@@ -21,7 +21,7 @@ use reprise_engine::{
 };
 use reprise_projections::View;
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::Instrument;
 
 use crate::{
@@ -75,29 +75,22 @@ async fn refs(State(hub): State<Arc<Hub>>, caller: Caller, Path((owner, slug)): 
 async fn filter_objects(asked: Asked) -> Answer {
     let hub = Arc::clone(&asked.hub);
     let (repo, view, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
+    let room = hub.room_for_ids(&body).await?;
     let job = Arc::clone(&hub);
-    hub.blocking(move || {
-        let missing = job.filter_objects(&repo, &view, &body)?;
-        let mut out = map(1);
-        ids(&mut out, "missing", &missing);
-        Ok(msgpack(out))
-    })
-    .await
+    let missing = hub.blocking(move || job.filter_objects(&repo, &view, &body)).await?;
+    list_of_ids(map(1), "missing", missing, room)
 }
 
 async fn presign(asked: Asked) -> Answer {
     let hub = Arc::clone(&asked.hub);
     let (_, _, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
+    let room = hub.room_for_ids(&body).await?;
     let job = Arc::clone(&hub);
-    hub.blocking(move || {
-        let inline = job.presign_inline(&body)?;
-        let mut out = map(2);
-        encode::text(&mut out, "presigned");
-        encode::map_header(&mut out, 0);
-        ids(&mut out, "inline", &inline);
-        Ok(msgpack(out))
-    })
-    .await
+    let inline = hub.blocking(move || job.presign_inline(&body)).await?;
+    let mut out = map(2);
+    encode::text(&mut out, "presigned");
+    encode::map_header(&mut out, 0);
+    list_of_ids(out, "inline", inline, room)
 }
 
 async fn push_objects(asked: Asked) -> Answer {
@@ -150,7 +143,10 @@ async fn negotiate(asked: Asked) -> Answer {
 async fn fetch(asked: Asked) -> Answer {
     let hub = Arc::clone(&asked.hub);
     let (repo, view, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
+    // Until it is planned: then the list is gone.
+    let room = hub.room_for_ids(&body).await?;
     let answer = hub.fetch(repo, view, body).await?;
+    drop(room);
     let chunks = stream::once(async move { Ok(answer.first) }).chain(received(answer.rest));
     let mut response = Response::new(HttpBody::from_stream(chunks));
     response.headers_mut().insert(header::CONTENT_TYPE, MSGPACK);
@@ -367,6 +363,24 @@ fn ids(out: &mut Vec<u8>, key: &str, ids: &[ObjectId]) {
     }
 }
 
+/// A map whose last value is a list of ids: they are encoded as the client takes them, so that the list is in memory once, and
+/// its `room` is held until the last one is taken.
+fn list_of_ids(mut head: Vec<u8>, key: &str, ids: Vec<ObjectId>, room: Option<OwnedSemaphorePermit>) -> Answer {
+    encode::text(&mut head, key);
+    encode::array_header(&mut head, encode::len32(ids.len()));
+    let len = head.len() as u64 + ids.len() as u64 * encode::ID_LEN;
+    let pieces = (0..ids.len()).step_by(IDS_ENCODED_AT_ONCE).map(move |start| {
+        let _held = &room;
+        let mut piece = Vec::new();
+        let end = ids.len().min(start + IDS_ENCODED_AT_ONCE);
+        ids[start..end].iter().for_each(|id| encode::id(&mut piece, &id.0));
+        piece
+    });
+    let pieces = stream::iter([head].into_iter().chain(pieces).map(Ok::<_, Infallible>));
+    let answer = Response::builder().header(header::CONTENT_TYPE, MSGPACK).header(header::CONTENT_LENGTH, len);
+    built(answer, HttpBody::from_stream(pieces))
+}
+
 fn heads<'a>(out: &mut Vec<u8>, heads: impl ExactSizeIterator<Item = (&'a str, ObjectId)>) {
     encode::text(out, "branch_heads");
     encode::map_header(out, encode::len32(heads.len()));
@@ -386,3 +400,4 @@ fn built(answer: axum::http::response::Builder, body: HttpBody) -> Answer {
 
 const MSGPACK: HeaderValue = HeaderValue::from_static("application/x-msgpack");
 const KEY_BYTES_MAX: usize = 255;
+const IDS_ENCODED_AT_ONCE: usize = 4 << 10;

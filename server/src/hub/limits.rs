@@ -41,6 +41,9 @@ pub struct Limits {
     pub filter_ids_max: usize,
     /// Ids in one `presign`.
     pub presign_ids_max: usize,
+    /// Ids that large lists of them (`filter-objects`, `presign`, `fetch`) hold in memory together, from when their bodies are
+    /// read until their answers are taken: 32 bytes each, twice that while a list grows.
+    pub listed_ids_max: usize,
     /// Wanted commits in one `fetch`.
     pub fetch_want_max: usize,
     /// Commits that a `fetch` says it has.
@@ -125,6 +128,7 @@ impl Default for Limits {
             record_bytes_max: engine::RECORD_BYTES_MAX,
             filter_ids_max: 1_000_000,
             presign_ids_max: 1_000_000,
+            listed_ids_max: 1_500_000,
             fetch_want_max: 65_536,
             fetch_have_max: 2_000_000,
             negotiate_ids_max: 4_096,

@@ -21,12 +21,12 @@ use reprise_engine::{
 };
 use reprise_projections::{Projections, RepoRow, RepoScope, View};
 use tokio::{
-    sync::{Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
 };
 use tokio_util::task::TaskTracker;
 
-use crate::http::health::Advance;
+use crate::{http::health::Advance, hub::body::Body, wire::encode};
 
 pub mod access;
 pub mod blob_lists;
@@ -81,6 +81,8 @@ pub struct Hub {
     pub(crate) push_turns: push::PushTurns,
     /// Held while a large record is in memory.
     pub(crate) large_records: Mutex<()>,
+    /// One permit for each id that large lists may hold.
+    listed_ids: Arc<Semaphore>,
     revoked: tokens::Revoked,
     /// Work that goes on when its client is gone; a shutdown waits for it.
     pub(crate) tasks: TaskTracker,
@@ -149,6 +151,7 @@ impl Hub {
     /// A hub from its parts.
     pub fn new(parts: HubParts) -> Hub {
         let blocking_jobs = Arc::new(Semaphore::new(parts.limits.blocking_jobs_max));
+        let listed_ids = Arc::new(Semaphore::new(parts.limits.listed_ids_max));
         let HubParts { engine, projections, limits, spool_dir, create_on_push, operator } = parts;
         Hub {
             engine,
@@ -163,6 +166,7 @@ impl Hub {
             blocking_jobs,
             push_turns: push::PushTurns::default(),
             large_records: Mutex::new(()),
+            listed_ids,
             revoked: tokens::Revoked::default(),
             tasks: TaskTracker::new(),
         }
@@ -191,6 +195,25 @@ impl Hub {
         };
         self.folded(appended.last, FOLD_AFTER_APPEND).await;
         Ok(appended)
+    }
+
+    /// Room for a large list of ids: one whose body did not stay in memory. Held as long as the list is.
+    ///
+    /// Errors: `Unavailable` when other lists hold all of it for too long.
+    pub async fn room_for_ids(&self, body: &Body) -> Result<Option<OwnedSemaphorePermit>, HubError> {
+        let Body::Spooled { len, .. } = body else { return Ok(None) };
+        let max = self.limits.listed_ids_max;
+        // A list that is larger than all of it has it alone.
+        let ids = usize::try_from(len / encode::ID_LEN).unwrap_or(max).min(max);
+        let room = Arc::clone(&self.listed_ids).acquire_many_owned(u32::try_from(ids).unwrap_or(u32::MAX));
+        match timeout(self.limits.waiting_time_max, room).await {
+            Ok(Ok(room)) => Ok(Some(room)),
+            _ => Err(HubError::Unavailable(format!(
+                "large lists of together {max} ids are being worked on, which is the limit, and there was no room for {ids} more \
+                 within {} s: try again shortly",
+                self.limits.waiting_time_max.as_secs()
+            ))),
+        }
     }
 
     /// Runs blocking work (file and index I/O, hashing) on a thread of its own, at most `limits.blocking_jobs_max` at a

@@ -12,7 +12,6 @@ use reprise_projections::{View, view::RefRow};
 use crate::{
     hub::{
         Hub, HubError, Repo,
-        blob_lists::difference,
         body::Body,
         walk::{WalkCaps, walk},
     },
@@ -36,8 +35,19 @@ impl Hub {
         let mut ids = requests::object_ids(body.source(), self.limits.filter_ids_max)?;
         ids.sort_unstable();
         ids.dedup();
-        let missing = view.missing(repo.scope, Kind::Blob, &ids)?;
-        Ok(difference(&missing, &[blob_id(&[])]))
+        // In place: a list of a million ids is in memory once.
+        let (empty, mut kept) = (blob_id(&[]), 0);
+        for start in (0..ids.len()).step_by(ASKED_AT_ONCE) {
+            let end = ids.len().min(start + ASKED_AT_ONCE);
+            for id in view.missing(repo.scope, Kind::Blob, &ids[start..end])? {
+                if id != empty {
+                    ids[kept] = id;
+                    kept += 1;
+                }
+            }
+        }
+        ids.truncate(kept);
+        Ok(ids)
     }
 
     /// The ids of a `presign` body, as sent: a directory store has no address of its own, everything goes inline.
@@ -112,6 +122,8 @@ pub fn default_branch<'a>(chosen: &'a str, refs: &'a [RefRow]) -> &'a str {
 
 /// Before there is any.
 const DEFAULT_BRANCH: &str = "main";
+/// Ids that are looked up in one scan.
+const ASKED_AT_ONCE: usize = 16 << 10;
 /// How far `negotiate` looks.
 const NEAR_COMMITS_MAX: usize = 1_024;
 
