@@ -202,9 +202,11 @@ fn the_loss_of_events_is_taken_only_when_it_is_named() {
     let (found, exit) = doctor(&data, &["--repair", "--accept-loss-after", &readable]);
     assert_eq!((exit, found["after"]["healthy"].as_bool()), (0, Some(true)), "{found:#}");
 
-    // The rest is a log like any other: what was lost can be made and pushed again.
+    // The rest is a log like any other, and nobody is told of a loss any more: what was lost can be made and pushed again.
     let server = data.serve();
     server.wait_ready();
+    let health = Request::get(format!("http://{}/health", server.host()), None).send().unwrap();
+    assert_eq!(health.code, 200, "{}", health.text());
     clone(&server.url("alice/first")).unwrap().check_complete(&fixtures::etude().heads["main"]).unwrap();
     for repo in ["alice/second", "alice/third"] {
         data.create_repo(repo, &[]);

@@ -21,7 +21,10 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{failure::Failure, output::Output},
-    hub::{Hub, lifecycle::OBJECTS},
+    hub::{
+        Hub,
+        lifecycle::{INDEX, OBJECTS},
+    },
     shutdown,
 };
 
@@ -104,6 +107,9 @@ impl DoctorCommand {
         let orders =
             Orders { from: self.from.as_ref().map(copies), accept_loss_after: self.accept_loss_after.map(Position) };
         let stamp = stamp(SystemClock.now_ms());
+        if found.misses_events() && orders.accept_loss_after == Some(found.readable_to) {
+            set_index_aside(data, &stamp)?;
+        }
         let treatment = doctor.treat(&found, &orders, &stamp)?;
         let after = examine()?;
         Ok(Visit { found, treatment: Some((treatment, format!("damaged/{stamp}"))), after: Some(after) })
@@ -210,6 +216,19 @@ fn patient(data: &Path) -> Patient {
         pack_files: Arc::new(RealDisk::new(data.join(OBJECTS))),
         random: Arc::new(SystemRandom),
     }
+}
+
+/// An index that knows more than the log is taken for the sign of a loss. When the loss is accepted, it is kept with what is cut
+/// away, and the next start folds another one.
+#[allow(clippy::disallowed_methods, reason = "the index is not the engine's: its directory is moved as a whole")]
+fn set_index_aside(data: &Path, stamp: &str) -> Result<(), Error> {
+    let (index, kept) = (data.join(INDEX), data.join("damaged").join(stamp));
+    if !index.is_dir() {
+        return Ok(());
+    }
+    let failed = |error| Error::io("set aside", index.display().to_string(), error);
+    std::fs::create_dir_all(&kept).map_err(failed)?;
+    std::fs::rename(&index, kept.join(INDEX)).map_err(failed)
 }
 
 /// A directory name for this moment: `20261121T051500Z`.

@@ -95,7 +95,8 @@ fn empty_spool(data: &Path) -> Result<PathBuf> {
 
 /// The pack store below the data directory.
 pub(crate) const OBJECTS: &str = "objects";
-const INDEX: &str = "index";
+/// The generations of the projections below the data directory.
+pub(crate) const INDEX: &str = "index";
 const SPOOL: &str = "spool";
 /// Block cache of the projections; with the memtables a third of the memory ceiling of 160 MiB.
 const CACHE_BYTES: u64 = 32 << 20;
