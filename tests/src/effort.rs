@@ -10,6 +10,43 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Every test with an effort, a line each: `tests/long` counts them to share its time.
+const TESTS: &[&str] = &[
+    "F3 doctor, flipped bytes",
+    "T1 crashes in random stories",
+    "T2 crashes in the recovery of random stories",
+    "T3 flipped bits",
+    "T4 store damaged",
+    "T5 failed syncs",
+    "T6 failed reads",
+    "T6 full disks",
+    "T6 short reads and writes",
+    "T7 simulation",
+    "T8 same seed, same trace",
+    "T10 asked to stop",
+    "T10 kill -9",
+    "T11 eight openings of nothing",
+    "T15 rebuilt = folded",
+    "T16 log_segment",
+    "T16 log_frames",
+    "T16 log_sealed",
+    "T16 log_small_files",
+    "T16 pack",
+    "T16 event",
+    "T16 canonical_json",
+    "T16 commit",
+    "T16 snapshot",
+    "T16 wire_request",
+    "T16 wire_value",
+    "T16 wire_transcode",
+    "T16 endpoints",
+    "T17 log model",
+    "T17 objects = maps",
+    "T17 pack model",
+    "T17 refs = map",
+    "T18 dropped clients",
+];
+
 /// The units that one test has to do.
 pub struct Effort {
     test: &'static str,
@@ -29,6 +66,7 @@ impl Effort {
     /// `gate` units; with `REPRISE_LONG_SECONDS` as many as fit into that time, behind those of the gate and of the runs that
     /// the ledger knows. `REPRISE_FIRST` begins elsewhere, to repeat a failure.
     pub fn of(test: &'static str, gate: u64) -> Effort {
+        assert!(TESTS.contains(&test), "{test} is not in the list of tests with an effort");
         let long = crate::seeds::count("REPRISE_LONG_SECONDS", 0);
         let first = crate::seeds::count("REPRISE_FIRST", if long == 0 { 0 } else { known_end(test).max(gate) });
         let stop = if long == 0 { Stop::Units(first + gate) } else { Stop::Time(Duration::from_secs(long)) };

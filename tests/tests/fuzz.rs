@@ -18,11 +18,11 @@ static COUNTED: Counting = Counting;
 /// Which mutations are made; not from the environment, so that the gate is the same everywhere.
 const SEED: u64 = 16;
 
-fn check(name: &'static str) {
+fn check(name: &'static str, effort: &'static str) {
     let target = Target::named(name);
     let pool = target.pool();
     assert!(!pool.is_empty(), "{name} has nothing to begin with");
-    for unit in Effort::of(name, target.gate) {
+    for unit in Effort::of(effort, target.gate) {
         let kept = usize::try_from(unit).ok().and_then(|unit| pool.get(unit));
         let input = kept
             .cloned()
@@ -36,7 +36,7 @@ fn check(name: &'static str) {
 macro_rules! targets {
     ($($name:ident),+ $(,)?) => {
         mod no_input_breaks_a_promise_or_takes_more_memory_than_allowed {
-            $(#[test] fn $name() { super::check(stringify!($name)); })+
+            $(#[test] fn $name() { super::check(stringify!($name), concat!("T16 ", stringify!($name))); })+
         }
 
         #[test]

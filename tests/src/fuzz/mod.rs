@@ -7,7 +7,7 @@
 //!
 //! Readers that the engine keeps to itself (segment header, frames, footer and its sections, anchor) are reached through the
 //! smallest public door that reads them: an engine opened on a simulated disk that holds the bytes. Nothing behind a
-//! checksum would ever be reached by chance, so [`forge`] makes checksums right first where the input's first byte says so;
+//! checksum would ever be reached by chance, so `forge` makes checksums right first where the input's first byte says so;
 //! it is written from FORMAT.md and shares no code with the engine.
 
 use std::path::PathBuf;
