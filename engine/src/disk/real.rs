@@ -20,12 +20,19 @@ use crate::error::{Error, ErrorKind, Result};
 /// Files under one directory of the machine's file system.
 pub struct RealDisk {
     root: PathBuf,
+    /// Files are opened for writing too.
+    writable: bool,
 }
 
 impl RealDisk {
     /// A disk whose `""` is `root`. Nothing is touched yet; the root may be created with `create_dir("")`.
     pub fn new(root: PathBuf) -> RealDisk {
-        RealDisk { root }
+        RealDisk { root, writable: true }
+    }
+
+    /// The same for reading: files of a directory that may be mounted read-only, or be somebody else's.
+    pub fn for_reading(root: PathBuf) -> RealDisk {
+        RealDisk { root, writable: false }
     }
 
     /// The directory that is this disk's root.
@@ -51,7 +58,7 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn open(&self, path: &str) -> Result<Box<dyn DiskFile>> {
-        self.file("open", path, OpenOptions::new().read(true).write(true))
+        self.file("open", path, OpenOptions::new().read(true).write(self.writable))
     }
 
     fn create_new(&self, path: &str) -> Result<Box<dyn DiskFile>> {

@@ -62,6 +62,11 @@ impl Mended {
         look(disk, MENDED)
     }
 
+    /// It is not wanted.
+    pub(super) fn discard(self, disk: &dyn Disk) -> Result<()> {
+        remove_if_there(disk, MENDED)
+    }
+
     /// Gives it the name, durably; what has the name now is kept before.
     pub(super) fn put(self, disk: &dyn Disk, path: &str, stamp: &str) -> Result<()> {
         match keep(disk, path, stamp) {

@@ -128,6 +128,9 @@ impl Look<'_> {
         if header.first != first {
             return Some(format!("the header is of the segment that starts at {}", header.first));
         }
+        if first < self.place.next {
+            return Some(format!("it begins before {}, where the segment before it ends", self.place.next));
+        }
         let other = self.place.chain.is_some_and(|chain| first == self.place.next && chain != header.previous);
         other.then(|| "it does not continue the chain of the segment before it".to_owned())
     }

@@ -65,11 +65,20 @@ pub(super) fn treat(patient: &Patient, found: &Diagnosis, orders: &Orders, stamp
             .push("no segment of the log can be read: put an intact copy of log/ in its place".to_owned());
         return Ok(room.treatment);
     };
-    for file in files(found, &[Remedy::Derive, Remedy::Copy]) {
-        let Some(first) = file.rsplit('/').next().and_then(position_of_name) else { continue };
-        let lost = found.findings.iter().filter(|finding| finding.file == file).filter_map(|finding| finding.events);
-        let reach = lost.map(|(_, last)| last.next()).max().unwrap_or(first);
-        room.segment(file, &Wanted { log, first, reach })?;
+    let mut hurt = files(found, &[Remedy::Derive, Remedy::Copy]);
+    // Twice: what vouches for a segment may itself be made whole only after it.
+    for last in [false, true] {
+        for file in std::mem::take(&mut hurt) {
+            let Some(first) = file.rsplit('/').next().and_then(position_of_name) else { continue };
+            let lost =
+                found.findings.iter().filter(|finding| finding.file == file).filter_map(|finding| finding.events);
+            let reach = lost.map(|(_, last)| last.next()).max().unwrap_or(first);
+            match room.segment(file, &Wanted { log, first, reach })? {
+                None => {}
+                Some(why) if last => room.treatment.left.push(format!("{file}: {why}")),
+                Some(_) => drop(hurt.insert(file)),
+            }
+        }
     }
     // Events that can be read again name packs that nobody looked at.
     let again = match found.packs {
@@ -121,8 +130,8 @@ struct Place {
 }
 
 impl Room<'_> {
-    /// Tries what there is, the least change first.
-    fn segment(&mut self, path: &str, wanted: &Wanted) -> Result<()> {
+    /// Tries what there is, the least change first. Why it is left as it was, if nothing helped.
+    fn segment(&mut self, path: &str, wanted: &Wanted) -> Result<Option<String>> {
         let disk = &*self.patient.disk;
         let own = found(segment::open(disk, path))?;
         let copy = self.copy_of(path)?;
@@ -131,25 +140,20 @@ impl Room<'_> {
             Some(own) => self.mend_own(own, copy.as_deref(), &mut place)?,
             None => self.under_a_copied_header(path, copy.as_deref(), &place)?,
         };
-        let mended = match (mended, &copy) {
-            (None, Some(copy)) => self.take_copy(path, &**copy, &place)?,
-            (mended, _) => mended,
+        let mended = match (mended, copy) {
+            (Some(mended), _) => Ok(mended),
+            (None, Some(copy)) => self.take_copy(&*copy, &place)?,
+            (None, None) if self.orders.from.is_some() => Err("the copy has no such file".to_owned()),
+            (None, None) => Err("an intact copy is needed (--from DIR)".to_owned()),
         };
-        match (mended, copy) {
-            (Some((mended, how)), _) => {
+        match mended {
+            Ok((mended, how)) => {
                 mended.put(disk, path, self.stamp)?;
                 self.treatment.done.push(format!("{path}: made whole {how}"));
+                Ok(None)
             }
-            (None, Some(_)) => {
-                let text = "the copy has not everything that is missing, or not of this log";
-                self.treatment.left.push(format!("{path}: {text}"));
-            }
-            (None, None) if self.orders.from.is_some() => {
-                self.treatment.left.push(format!("{path}: the copy has no such file"));
-            }
-            (None, None) => self.treatment.left.push(format!("{path}: an intact copy is needed (--from DIR)")),
+            Err(why) => Ok(Some(why)),
         }
-        Ok(())
     }
 
     /// Its own bytes, then with what is missing from the copy.
@@ -185,23 +189,23 @@ impl Room<'_> {
         Ok(mended.map(|mended| (mended, "with the header from the copy")))
     }
 
-    /// The copy of the last segment may be older than what it replaces: that is for the operator to say.
-    fn take_copy(&mut self, path: &str, from: &dyn DiskFile, place: &Place) -> Result<Option<Made>> {
+    /// The copy as it is, or why not. A copy of the last segment may be older than what it replaces: that is for the operator to
+    /// say.
+    fn take_copy(&self, from: &dyn DiskFile, place: &Place) -> Result<std::result::Result<Made, String>> {
         let disk = &*self.patient.disk;
         let Some(mended) = aside::make(disk, &|into| whole(from, into), &|disk, path| place.proves(disk, path))? else {
-            return Ok(None);
+            return Ok(Err("the copy has not everything that is missing, or is not of this log".to_owned()));
         };
         let end = mended.look(disk, &|disk, path| {
             segment::open(disk, path)?.walk(place.boundary(), &mut |_| Ok(())).map(|walked| Position(walked.next.0 - 1))
         })?;
         if place.after.is_none() && self.orders.accept_loss_after != Some(end) {
-            let text = format!(
-                "{path}: the copy has the events up to {end}; whether there were more nobody can say: --accept-loss-after {end} takes it"
-            );
-            self.treatment.left.push(text);
-            return Ok(None);
+            mended.discard(disk)?;
+            return Ok(Err(format!(
+                "the copy has the events up to {end}; whether there were more nobody can say: --accept-loss-after {end} takes it"
+            )));
         }
-        Ok(Some((mended, "from the copy")))
+        Ok(Ok((mended, "from the copy")))
     }
 
     /// What stands before and behind a segment.

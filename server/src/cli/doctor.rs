@@ -100,9 +100,9 @@ impl DoctorCommand {
         if !self.repair || found.is_healthy() {
             return Ok(Visit { found, treatment: None, after: None });
         }
-        let copies = |from: &PathBuf| {
-            let patient = patient(from);
-            Copies { disk: patient.disk, pack_files: patient.pack_files }
+        let copies = |from: &PathBuf| Copies {
+            disk: Arc::new(RealDisk::for_reading(from.clone())),
+            pack_files: Arc::new(RealDisk::for_reading(from.join(OBJECTS))),
         };
         let orders =
             Orders { from: self.from.as_ref().map(copies), accept_loss_after: self.accept_loss_after.map(Position) };

@@ -304,3 +304,44 @@ fn every_route_has_a_row() {
     let missing: Vec<_> = routes.difference(&rows).collect();
     assert!(missing.is_empty(), "endpoints without a row: {missing:?}");
 }
+
+#[tokio::test]
+async fn an_address_that_is_no_name_finds_nothing_and_brings_nothing_into_the_answer() {
+    let served = with_repositories().await;
+    let no_names = [
+        "%2e%2e",
+        "..",
+        "%2e",
+        "a%2fopened",
+        "opened%2f..",
+        "opened%00",
+        "%00",
+        "OPENED",
+        "Opened",
+        "opened%20",
+        "%20opened",
+        "opened.%20",
+        "-opened",
+        ".opened",
+        "opened%0d%0aX-Injected:%20yes",
+        "op%C3%A9ned",
+        "opene%CC%81d",
+        "%EF%BB%BFopened",
+        "opened%5C",
+        "op\u{65}ned~1",
+        "con:",
+        "%252e%252e",
+        "opened;x",
+        "@%7b0%7d",
+    ];
+    for slug in no_names {
+        for path in
+            [format!("/alice/{slug}/refs"), format!("/{slug}/opened/refs"), format!("/api/v1/repos/alice/{slug}")]
+        {
+            let answer = ask(&served, "GET", &path, Some(OPERATOR), None).await;
+            assert!(matches!(answer.status, 400 | 404), "{path}: {answer:?}");
+            assert!(!answer.detail().is_empty(), "{path}: {answer:?}");
+            assert!(!answer.headers.iter().any(|(name, _)| name.contains("injected")), "{path}: {answer:?}");
+        }
+    }
+}
