@@ -45,6 +45,7 @@ const TESTS: &[&str] = &[
     "T17 pack model",
     "T17 refs = map",
     "T18 dropped clients",
+    "verify-clone, flipped bytes",
 ];
 
 /// The units that one test has to do.

@@ -1,5 +1,6 @@
-//! The command line. Every command but `serve` and `doctor` is a client of the admin API: of the server that holds the directory, or of
-//! the same routes in this process when none does. There is one path, so both answer the same.
+//! The command line. Every command but `serve`, `doctor` and those of our own client is a client of the admin API: of the server that
+//! holds the directory, or of the same routes in this process when none does. There is one path, so both answer the same.
+//! The commands of our own client ([`crate::client`]) know no data directory: they work on a user's repository.
 //!
 //! Exit codes: 0 ok; 1 the thing asked about is not well; 2 usage; 3 could not do it.
 
@@ -7,6 +8,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+pub mod attended;
 pub mod client;
 pub mod digest;
 pub mod doctor;
@@ -22,6 +24,7 @@ pub mod server_file;
 pub mod status;
 pub mod token;
 pub mod verify;
+pub mod verify_clone;
 
 use client::{Client, Need};
 use failure::Failure;
@@ -70,6 +73,8 @@ enum Command {
     Verify(verify::Verify),
     /// Say what is damaged in a directory that no server has open; mend it with --repair
     Doctor(doctor::DoctorCommand),
+    /// Check a muse repository on this machine
+    VerifyClone(verify_clone::VerifyClone),
     /// Look into projections
     #[command(subcommand)]
     Projection(projection::Projection),
@@ -112,6 +117,7 @@ async fn dispatch(arguments: Arguments, output: &Output) -> Result<(), Failure> 
     let command = match command {
         Command::Serve(serve) => return serve.run(data, output).await,
         Command::Doctor(doctor) => return doctor.run(data, output).await,
+        Command::VerifyClone(verify) => return verify.run(output).await,
         command => command,
     };
     let client = Client::open(&data, command.need(), output).await?;
@@ -135,7 +141,7 @@ impl Command {
 
     async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
         match self {
-            Command::Serve(_) | Command::Doctor(_) => Ok(()),
+            Command::Serve(_) | Command::Doctor(_) | Command::VerifyClone(_) => Ok(()),
             Command::Repo(repo) => repo.run(client, output).await,
             Command::Token(token) => token.run(client, output).await,
             Command::Status(status) => status.run(client, output).await,

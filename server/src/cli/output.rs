@@ -10,7 +10,10 @@ use std::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::cli::failure::Failure;
+use crate::{
+    cli::failure::Failure,
+    client::counter::{Stage, Unit},
+};
 
 /// Where results go.
 pub struct Output {
@@ -77,12 +80,9 @@ impl Output {
     /// A bar on stderr that appears when the work takes more than two seconds; invisible where stderr is no terminal.
     pub fn progress(&self, what: &str) -> Progress {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        let template = "{msg:12} {bar:32} {human_pos}/{human_len} {per_sec} ETA {eta}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
+        set_style(&bar, COUNT_TEMPLATE);
         bar.set_message(what.to_owned());
-        Progress { bar, shown: false }
+        Progress { bar, shown: false, stage: "" }
     }
 }
 
@@ -90,6 +90,8 @@ impl Output {
 pub struct Progress {
     bar: ProgressBar,
     shown: bool,
+    /// The stage that is shown, for commands that have several.
+    stage: &'static str,
 }
 
 impl Progress {
@@ -101,6 +103,23 @@ impl Progress {
         }
         self.bar.set_length(total);
         self.bar.set_position(done);
+    }
+
+    /// Where a command of several stages is; rate and ETA are those of the stage.
+    pub fn show(&mut self, stage: Stage) {
+        if self.stage != stage.what {
+            self.stage = stage.what;
+            set_style(&self.bar, if stage.unit == Unit::Bytes { BYTES_TEMPLATE } else { COUNT_TEMPLATE });
+            self.bar.set_message(stage.what);
+            self.bar.reset_eta();
+        }
+        self.at(stage.done, stage.total);
+    }
+}
+
+fn set_style(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
     }
 }
 
@@ -144,6 +163,8 @@ pub fn fields(value: &Value, names: &[&str]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+const COUNT_TEMPLATE: &str = "{msg:12} {bar:32} {human_pos}/{human_len} {per_sec} ETA {eta}";
+const BYTES_TEMPLATE: &str = "{msg:12} {bar:32} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta}";
 const SHOWN_AFTER: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
