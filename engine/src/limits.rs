@@ -8,6 +8,8 @@ pub const FRAME_BYTES_MAX: u64 = 16 << 20;
 pub const PROPOSAL_BYTES_MAX: u64 = 64 << 20;
 /// Rows in one pack, hence in one objects event.
 pub const PACK_ROWS_MAX: usize = 65_536;
+/// Rows in a pack that is made for one transfer and never stored.
+pub const TRANSFER_ROWS_MAX: usize = 1 << 22;
 /// A pack is closed once its body passes this.
 pub const PACK_BYTES_TARGET: u64 = 64 << 20;
 /// No pack is larger, except one that holds a single blob.

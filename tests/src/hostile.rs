@@ -70,7 +70,7 @@ impl Type {
 }
 
 /// All endpoints that read a body.
-pub const ENDPOINTS: [Endpoint; 11] = [
+pub const ENDPOINTS: [Endpoint; 12] = [
     Endpoint {
         method: "POST",
         path: "alice/demo/filter-objects",
@@ -98,6 +98,13 @@ pub const ENDPOINTS: [Endpoint; 11] = [
         json: false,
         body: || Value::map([("want", Value::Array(vec![])), ("have", some_ids())]),
         fields: &[("want", &[]), ("have", &[]), ("have.0", &[])],
+    },
+    Endpoint {
+        method: "POST",
+        path: "alice/demo/fetch/mpack",
+        json: false,
+        body: || Value::map([("want", Value::Array(vec![])), ("have", some_ids())]),
+        fields: &[("want", &[]), ("have", &[]), ("have.0", &[]), ("branch", &[Type::Str])],
     },
     Endpoint {
         method: "POST",

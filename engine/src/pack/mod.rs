@@ -9,6 +9,7 @@ use crate::{
     id::{Kind, PackId, PushId, RecordHash, RepoId, TableHash},
 };
 
+mod arriving;
 mod blob_stream;
 mod blob_writer;
 mod compress;
@@ -19,6 +20,8 @@ mod plan;
 mod range_reader;
 mod reader;
 mod salvage;
+mod stored_stream;
+pub mod transfer;
 mod verify;
 mod window;
 mod writer;
@@ -26,13 +29,15 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use arriving::{Arrival, Arriving};
 pub use blob_stream::{BlobStream, open_blob_stream};
 pub use blob_writer::BlobWriter;
 pub use decode::decode_object;
 pub use plan::{GAP_BYTES_MAX, PlanItem, PlannedRange, RANGE_BYTES_MAX, ReadPlan, plan_ranges};
-pub use range_reader::{Payload, RangeReader, Wanted};
+pub use range_reader::{Payload, RangeReader, StoredForm, Wanted};
 pub use reader::{describe, read_object};
 pub use salvage::{Salvaged, salvage};
+pub use stored_stream::StoredStream;
 pub use verify::verify;
 pub use writer::PackWriter;
 

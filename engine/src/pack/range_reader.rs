@@ -12,6 +12,7 @@ use super::{
     decode::{check_lengths, decode_shared},
     open_blob_stream,
     reader::{base_location, decode_base, read_base},
+    stored_stream::StoredStream,
 };
 use crate::{
     error::{Error, Result},
@@ -36,6 +37,19 @@ pub enum Payload {
     Whole(Bytes),
     /// A blob over [`super::WHOLE_BYTES_MAX`], to be drained before the next object is asked for.
     Pieces(Box<BlobStream>),
+}
+
+/// The stored form of an object whose payload was verified.
+pub enum StoredForm {
+    /// All of it, and the payload.
+    Whole {
+        /// As it is stored.
+        stored: Bytes,
+        /// What it decodes to.
+        payload: Bytes,
+    },
+    /// Of a blob over [`super::WHOLE_BYTES_MAX`], to be drained before the next object is asked for.
+    Pieces(Box<StoredStream>),
 }
 
 /// Yields each wanted object with its payload. An error is about the object it is yielded with (damage says file and
@@ -96,18 +110,43 @@ impl<I: Iterator<Item = Wanted>> RangeReader<I> {
         Ok(())
     }
 
+    /// As `next`, with the stored form instead of the payload; the payload is verified all the same.
+    pub fn next_stored(&mut self) -> Option<(Wanted, Result<StoredForm>)> {
+        let wanted = self.wanted.next()?;
+        let form = self.form(&wanted);
+        Some((wanted, form))
+    }
+
+    fn form(&mut self, wanted: &Wanted) -> Result<StoredForm> {
+        if self.is_large(wanted)? {
+            return StoredStream::open(Arc::clone(&self.store), wanted.id, &wanted.location)
+                .map(|pieces| StoredForm::Pieces(Box::new(pieces)));
+        }
+        self.whole(wanted).map(|(stored, payload)| StoredForm::Whole { stored, payload })
+    }
+
     fn payload(&mut self, wanted: &Wanted) -> Result<Payload> {
-        self.load(wanted)?;
-        let location = &wanted.location;
-        check_lengths(wanted.kind, location)?;
-        if self.current.as_ref().is_some_and(|loaded| loaded.range.large) {
-            return open_blob_stream(Arc::clone(&self.store), wanted.id, location)
+        if self.is_large(wanted)? {
+            return open_blob_stream(Arc::clone(&self.store), wanted.id, &wanted.location)
                 .map(|pieces| Payload::Pieces(Box::new(pieces)));
         }
+        self.whole(wanted).map(|(_, payload)| Payload::Whole(payload))
+    }
+
+    /// Loads the range that the object lies in; whether it is to be read in pieces.
+    fn is_large(&mut self, wanted: &Wanted) -> Result<bool> {
+        self.load(wanted)?;
+        check_lengths(wanted.kind, &wanted.location)?;
+        Ok(self.current.as_ref().is_some_and(|loaded| loaded.range.large))
+    }
+
+    /// Stored form and verified payload of an object that is held whole.
+    fn whole(&mut self, wanted: &Wanted) -> Result<(Bytes, Bytes)> {
+        let location = &wanted.location;
         let stored = self.stored(location.pack, location.offset, location.stored_len)?;
         let base = self.base_of(wanted)?;
         let payload = decode_shared(wanted.kind, wanted.id, location, &stored, base.as_deref())?;
-        Ok(Payload::Whole(payload))
+        Ok((stored, payload))
     }
 
     fn base_of(&mut self, wanted: &Wanted) -> Result<Option<Bytes>> {

@@ -43,6 +43,7 @@ fn answer(error: &HubError) -> Answer {
         HubError::Invalid(_) => plain(StatusCode::UNPROCESSABLE_ENTITY),
         HubError::TooLarge(_) => plain(StatusCode::PAYLOAD_TOO_LARGE),
         HubError::Coded(_) => plain(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        HubError::Changed(_) => plain(StatusCode::PRECONDITION_FAILED),
         HubError::Conflict(_) => plain(StatusCode::CONFLICT),
         HubError::Busy { retry_after, .. } => later(StatusCode::TOO_MANY_REQUESTS, *retry_after),
         HubError::Unavailable(_) => later(StatusCode::SERVICE_UNAVAILABLE, RETRY_SOON),

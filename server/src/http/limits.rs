@@ -48,7 +48,7 @@ impl Admission {
     /// A place for a request on `route`, if the route is one that needs it.
     pub async fn enter(&self, route: &str) -> Result<Option<Place>, HubError> {
         let gate = match route {
-            "/{owner}/{slug}/fetch" => &self.fetches,
+            "/{owner}/{slug}/fetch" | "/{owner}/{slug}/fetch/mpack" => &self.fetches,
             "/{owner}/{slug}/push" => &self.pushes,
             "/{owner}/{slug}/push/objects" => &self.uploads,
             "/{owner}/{slug}/filter-objects"
@@ -239,8 +239,17 @@ mod tests {
     #[tokio::test]
     async fn heavy_routes_need_a_place_and_light_ones_do_not() {
         let admission = Admission::new(&limits());
-        let heavy =
-            ["fetch", "push", "push/objects", "filter-objects", "presign", "negotiate", "releases", "objects/{id}"];
+        let heavy = [
+            "fetch",
+            "fetch/mpack",
+            "push",
+            "push/objects",
+            "filter-objects",
+            "presign",
+            "negotiate",
+            "releases",
+            "objects/{id}",
+        ];
         for (routes, needed) in [(&heavy[..], true), (&["refs", "tags"], false)] {
             for route in routes {
                 let place = admission.enter(&format!("/{{owner}}/{{slug}}/{route}")).await.unwrap();

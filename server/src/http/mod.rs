@@ -30,6 +30,7 @@ pub mod patience;
 pub mod range;
 pub mod serve;
 pub mod track;
+pub mod transfer;
 
 /// All routes over one hub.
 pub fn router(hub: Arc<Hub>) -> Router {
@@ -42,6 +43,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route("/metrics", get(health::metrics))
         .nest("/api/v1", admin::routes())
         .merge(mwp::routes())
+        .merge(transfer::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(panicked))
@@ -71,3 +73,5 @@ fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
 mod access_tests;
 #[cfg(test)]
 mod surface_tests;
+#[cfg(test)]
+mod transfer_tests;

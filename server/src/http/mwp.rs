@@ -38,8 +38,8 @@ use crate::{
     wire::{encode, transcode},
 };
 
-type Answer = Result<Response, HubError>;
-type Name = Path<(String, String)>;
+pub(super) type Answer = Result<Response, HubError>;
+pub(super) type Name = Path<(String, String)>;
 
 /// All endpoints below a repository's address.
 pub fn routes() -> Router<Arc<Hub>> {
@@ -259,12 +259,12 @@ async fn object(
 }
 
 /// A request with a body about a repository.
-struct Asked {
-    hub: Arc<Hub>,
+pub(super) struct Asked {
+    pub hub: Arc<Hub>,
     caller: Caller,
     name: RepoName,
     place: HeldPlace,
-    headers: HeaderMap,
+    pub headers: HeaderMap,
     body: HttpBody,
 }
 
@@ -282,7 +282,7 @@ impl FromRequest<Arc<Hub>> for Asked {
 
 impl Asked {
     /// A reader's: may he, his body of at most `limit` bytes, may he still, on the newest view.
-    async fn read(self, limit: u64) -> Result<(Repo, View, Body), HubError> {
+    pub async fn read(self, limit: u64) -> Result<(Repo, View, Body), HubError> {
         let Asked { hub, caller, name, headers, body, .. } = self;
         hub.readable(&caller, &name.owner, &name.slug).await?;
         let body = intake::take(&hub, &headers, body, limit).await?;
@@ -292,7 +292,7 @@ impl Asked {
 
     /// A writer's: may he (an unknown repository counts as his own if `create`), his body of at most `limit` bytes, then
     /// `work`, which asks again.
-    async fn write<T, W>(
+    pub async fn write<T, W>(
         self,
         limit: u64,
         create: bool,
@@ -310,7 +310,7 @@ impl Asked {
 }
 
 /// Runs `work` to its end even when the client goes away; it keeps its place till then, and a shutdown waits for it.
-async fn to_the_end<T: Send + 'static>(
+pub(super) async fn to_the_end<T: Send + 'static>(
     hub: &Hub,
     place: HeldPlace,
     work: impl Future<Output = Result<T, HubError>> + Send + 'static,
@@ -329,7 +329,7 @@ async fn to_the_end<T: Send + 'static>(
     task.await.map_err(|error| HubError::died(&error))?
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, HubError> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, HubError> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let text = value.to_str().ok().filter(|text| !text.is_empty() && text.len() <= KEY_BYTES_MAX);
     let text = text.ok_or_else(|| {
@@ -338,24 +338,24 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, HubError> {
     Ok(Some(text.to_owned()))
 }
 
-fn received<T: Send + 'static>(
+pub(super) fn received<T: Send + 'static>(
     receiver: mpsc::Receiver<Result<T, HubError>>,
 ) -> impl stream::Stream<Item = Result<T, HubError>> {
     stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) })
 }
 
-fn map(pairs: u32) -> Vec<u8> {
+pub(super) fn map(pairs: u32) -> Vec<u8> {
     let mut out = Vec::new();
     encode::map_header(&mut out, pairs);
     out
 }
 
-fn pair(out: &mut Vec<u8>, key: &str, value: &str) {
+pub(super) fn pair(out: &mut Vec<u8>, key: &str, value: &str) {
     encode::text(out, key);
     encode::text(out, value);
 }
 
-fn ids(out: &mut Vec<u8>, key: &str, ids: &[ObjectId]) {
+pub(super) fn ids(out: &mut Vec<u8>, key: &str, ids: &[ObjectId]) {
     encode::text(out, key);
     encode::array_header(out, encode::len32(ids.len()));
     for id in ids {
@@ -390,11 +390,11 @@ fn heads<'a>(out: &mut Vec<u8>, heads: impl ExactSizeIterator<Item = (&'a str, O
     }
 }
 
-fn msgpack(body: Vec<u8>) -> Response {
+pub(super) fn msgpack(body: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, MSGPACK)], body).into_response()
 }
 
-fn built(answer: axum::http::response::Builder, body: HttpBody) -> Answer {
+pub(super) fn built(answer: axum::http::response::Builder, body: HttpBody) -> Answer {
     answer.body(body).map_err(|error| HubError::Internal(format!("an answer could not be built: {error}")))
 }
 

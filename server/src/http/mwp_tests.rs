@@ -16,7 +16,7 @@ use reprise_engine::{
     disk::real::RealDisk,
     engine::{Engine, Options, Parts},
     event::Visibility,
-    id::{Kind, ObjectId},
+    id::{Kind, ObjectId, PackId},
     store::{ObjectStore, StoreKey, memory::MemoryStore},
 };
 use reprise_projections::Projections;
@@ -38,15 +38,15 @@ pub(super) struct Rig {
 
 pub(super) struct Reply {
     pub(super) status: StatusCode,
-    headers: axum::http::HeaderMap,
-    body: Result<Bytes, String>,
+    pub(super) headers: axum::http::HeaderMap,
+    pub(super) body: Result<Bytes, String>,
 }
 
 #[derive(Default)]
 pub(super) struct Fetched {
-    commits: BTreeMap<String, Value>,
-    snapshots: BTreeMap<String, Value>,
-    objects: BTreeMap<String, Vec<u8>>,
+    pub(super) commits: BTreeMap<String, Value>,
+    pub(super) snapshots: BTreeMap<String, Value>,
+    pub(super) objects: BTreeMap<String, Vec<u8>>,
     heads: BTreeMap<String, Value>,
 }
 
@@ -82,6 +82,14 @@ impl Rig {
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map(|body| body.to_bytes()).map_err(|error| error.to_string());
         Reply { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// Changes one bit of a stored pack.
+    pub(super) fn damage(&self, pack: PackId, offset: u64) {
+        let key = StoreKey::pack(pack);
+        let mut bytes = self.store.read(&key, 0, self.store.size(&key).unwrap()).unwrap().to_vec();
+        bytes[usize::try_from(offset).unwrap()] ^= 1;
+        self.store.overwrite(&key, bytes.into());
     }
 
     pub(super) async fn get(&self, path: &str) -> Reply {
@@ -365,10 +373,7 @@ async fn a_damaged_object_is_named_condemned_asked_for_and_healed() {
     let (repo, view) = rig.hub.readable(&Caller::Operator, "alice", "a").await.unwrap();
     let id: ObjectId = sha(b"one").parse().unwrap();
     let location = view.locate(repo.scope, Kind::Blob, id).unwrap().unwrap();
-    let key = StoreKey::pack(location.pack);
-    let mut pack = rig.store.read(&key, 0, rig.store.size(&key).unwrap()).unwrap().to_vec();
-    pack[usize::try_from(location.offset).unwrap()] ^= 1;
-    rig.store.overwrite(&key, pack.into());
+    rig.damage(location.pack, location.offset);
     let reply = rig.fetch("a", &[&second], &[]).await;
     assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(

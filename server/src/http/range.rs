@@ -1,4 +1,4 @@
-//! `Range`, `If-Range` and `If-None-Match` for immutable bytes (RFC 9110 §13, §14).
+//! `Range`, `If-Range`, `If-Match` and `If-None-Match` for immutable bytes (RFC 9110 §13, §14).
 //!
 //! Invariants: one range or all of it; a header that is not understood is ignored, as the RFC wants; a strong ETag only.
 
@@ -21,6 +21,12 @@ pub enum Wanted {
 pub fn not_modified(headers: &HeaderMap, etag: &str) -> bool {
     let tags = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
     tags.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+}
+
+/// Whether the client wants another version only (412).
+pub fn is_another(headers: &HeaderMap, etag: &str) -> bool {
+    let Some(tags) = headers.get(header::IF_MATCH).and_then(|value| value.to_str().ok()) else { return false };
+    !tags.split(',').map(str::trim).any(|tag| tag == "*" || tag == etag)
 }
 
 /// The range of `len` bytes that the headers ask for.
@@ -79,5 +85,8 @@ mod tests {
         assert_eq!(wanted(&headers, 100, "\"x\""), Wanted::All);
         headers.insert(header::IF_NONE_MATCH, "\"a\", W/\"x\"".parse().unwrap());
         assert!(not_modified(&headers, "\"x\"") && !not_modified(&headers, "\"z\""));
+        assert!(!is_another(&headers, "\"x\""));
+        headers.insert(header::IF_MATCH, "\"a\", \"x\"".parse().unwrap());
+        assert!(!is_another(&headers, "\"x\"") && is_another(&headers, "\"z\""));
     }
 }

@@ -58,12 +58,13 @@ impl Who {
 
 /// Endpoints of one repository: method, route, who may, what those get.
 #[rustfmt::skip]
-const OF_REPOSITORIES: [(&str, &str, Who, u16); 16] = [
+const OF_REPOSITORIES: [(&str, &str, Who, u16); 17] = [
     ("GET",    "/{owner}/{slug}/refs",                         Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/filter-objects",               Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/presign",                      Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/negotiate",                    Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/fetch",                        Who::Readers, 200),
+    ("POST",   "/{owner}/{slug}/fetch/mpack",                  Who::Readers, 200),
     ("GET",    "/{owner}/{slug}/objects/{id}",                 Who::Readers, 200),
     ("GET",    "/{owner}/{slug}/releases",                     Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/push/objects",                 Who::Writers, 200),
@@ -113,7 +114,7 @@ fn body(method: &str, route: &str, number: usize) -> Option<Value> {
         "GET" | "DELETE" => return None,
         "PATCH" => json!({}),
         _ if ends("/filter-objects") || ends("/presign") => json!({"object_ids": []}),
-        _ if ends("/negotiate") || ends("/fetch") => json!({"want": [], "have": []}),
+        _ if ends("/negotiate") || ends("/fetch") || ends("/fetch/mpack") => json!({"want": [], "have": []}),
         _ if ends("/push/objects") => json!({"objects": []}),
         _ if ends("/push") => json!({"bundle": {"commits": [], "snapshots": [], "objects": []}, "branch": "main"}),
         _ if ends("/releases") => json!({}),
@@ -283,8 +284,12 @@ async fn who_may_not_see_a_repository_gets_the_same_bytes_for_a_private_a_delete
 
 #[test]
 fn every_route_has_a_row() {
-    let sources =
-        [("", include_str!("mod.rs")), ("", include_str!("mwp.rs")), ("/api/v1", include_str!("admin/mod.rs"))];
+    let sources = [
+        ("", include_str!("mod.rs")),
+        ("", include_str!("mwp.rs")),
+        ("", include_str!("transfer.rs")),
+        ("/api/v1", include_str!("admin/mod.rs")),
+    ];
     let mut routes = BTreeSet::new();
     for (prefix, source) in sources {
         for line in source.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")) {

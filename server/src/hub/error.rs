@@ -39,6 +39,9 @@ pub enum HubError {
     /// The state is another than the request assumes (409). On `push` this means "diverged" and nothing else.
     #[error("{0}")]
     Conflict(String),
+    /// What the request was to go on with is another now (412).
+    #[error("{0}")]
+    Changed(String),
     /// Too many at once (429).
     #[error("{message}")]
     Busy {

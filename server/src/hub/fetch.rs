@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use reprise_engine::id::ObjectId;
 use reprise_projections::View;
 use tokio::sync::mpsc;
 
@@ -16,7 +17,7 @@ use crate::{
         body::Body,
         plan::{Plan, Planner},
         stream::Producer,
-        walk::{WalkCaps, walk},
+        walk::{SentCommit, WalkCaps, walk},
     },
     wire::requests,
 };
@@ -37,12 +38,21 @@ impl Hub {
         let hub = Arc::clone(self);
         let (plan, view) = self.blocking(move || Ok((hub.plan_fetch(&repo, &view, &body)?, (repo, view)))).await?;
         let ((repo, view), len) = (view, plan.len);
+        let hub = Arc::clone(self);
+        self.begin(len, move |chunks| Producer { hub, view, scope: repo.scope, plan, chunks }.run()).await
+    }
+
+    /// Begins an answer of `len` bytes that `produce` makes on a blocking thread.
+    pub(crate) async fn begin(
+        self: &Arc<Self>,
+        len: u64,
+        produce: impl FnOnce(mpsc::Sender<Result<Bytes, HubError>>) + Send + 'static,
+    ) -> Result<FetchAnswer, HubError> {
         let (chunks, mut rest) = mpsc::channel(CHUNKS_QUEUED);
-        let producer = Producer { hub: Arc::clone(self), view, scope: repo.scope, plan, chunks };
         let hub = Arc::clone(self);
         tokio::spawn(async move {
             let produced = hub.blocking(move || {
-                producer.run();
+                produce(chunks);
                 Ok(())
             });
             if let Err(error) = produced.await {
@@ -57,17 +67,29 @@ impl Hub {
 
     fn plan_fetch(&self, repo: &Repo, view: &View, body: &Body) -> Result<Plan, HubError> {
         let limits = &self.limits;
-        let (mut want, mut have) = requests::want_have(body.source(), limits.fetch_want_max, limits.fetch_have_max)?;
+        let (want, have) = requests::want_have(body.source(), limits.fetch_want_max, limits.fetch_have_max)?;
+        let sent = self.commits_between(repo, view, (want, have), limits.response_bytes_max)?;
+        Planner::new(view, repo.scope, limits.response_bytes_max, limits.plan_objects_max).plan(&sent)
+    }
+
+    /// The commits that `want` has and `have` lacks, ascending. `wire_bytes`: a clone of more need not be walked to its end.
+    pub(crate) fn commits_between(
+        &self,
+        repo: &Repo,
+        view: &View,
+        (mut want, mut have): (Vec<ObjectId>, Vec<ObjectId>),
+        wire_bytes: u64,
+    ) -> Result<Vec<SentCommit>, HubError> {
         for ids in [&mut want, &mut have] {
             ids.sort_unstable();
             ids.dedup();
         }
-        let caps = WalkCaps { commits: limits.walk_commits_max, wire_bytes: limits.response_bytes_max };
+        let caps = WalkCaps { commits: self.limits.walk_commits_max, wire_bytes };
         let walked = walk(view, repo.scope, &want, &have, caps)?;
-        if let Some(unknown) = walked.unknown.first() {
-            return Err(HubError::NotFound(format!("commit {unknown} is not in this repository")));
+        match walked.unknown.first() {
+            None => Ok(walked.sent),
+            Some(unknown) => Err(HubError::NotFound(format!("commit {unknown} is not in this repository"))),
         }
-        Planner::new(view, repo.scope, limits.response_bytes_max, limits.plan_objects_max).plan(&walked.sent)
     }
 }
 

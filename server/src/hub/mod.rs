@@ -37,6 +37,7 @@ pub mod error;
 pub mod fetch;
 pub mod lifecycle;
 pub mod limits;
+pub mod mpack;
 pub mod objects;
 pub mod packing;
 pub mod plan;

@@ -85,9 +85,7 @@ impl<'a> Planner<'a> {
     }
 
     fn snapshots(&mut self, commits: &[SentCommit]) -> Result<Section, HubError> {
-        let mut ids: Vec<ObjectId> = commits.iter().map(|commit| commit.snapshot).collect();
-        ids.sort_unstable();
-        ids.dedup();
+        let ids = snapshots_of(commits);
         for id in &ids {
             let row = self.view.snapshot(self.scope, *id)?;
             let row = row.ok_or_else(|| absent(self.view, self.scope, Kind::Snapshot, *id))?;
@@ -97,18 +95,7 @@ impl<'a> Planner<'a> {
     }
 
     fn blobs(&mut self, commits: &[SentCommit]) -> Result<Section, HubError> {
-        let mut ids = Vec::new();
-        let mut compact_at = 1 << 16;
-        for commit in commits {
-            self.view.commit_adds(self.scope, commit.id, &mut ids)?;
-            if ids.len() > compact_at {
-                ids.sort_unstable();
-                ids.dedup();
-                compact_at = (ids.len() * 2).max(1 << 16);
-            }
-        }
-        ids.sort_unstable();
-        ids.dedup();
+        let mut ids = blobs_of(self.view, self.scope, commits)?;
         // The stock client cannot take an empty file, it would only warn.
         if let Ok(index) = ids.binary_search(&blob_id(&[])) {
             ids.remove(index);
@@ -242,6 +229,31 @@ impl Plan {
     }
 }
 
+/// The snapshots of `commits`, ascending and distinct.
+pub(crate) fn snapshots_of(commits: &[SentCommit]) -> Vec<ObjectId> {
+    let mut ids: Vec<ObjectId> = commits.iter().map(|commit| commit.snapshot).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// The blobs that `commits` add, ascending and distinct.
+pub(crate) fn blobs_of(view: &View, scope: RepoScope, commits: &[SentCommit]) -> Result<Vec<ObjectId>, HubError> {
+    let mut ids = Vec::new();
+    let mut compact_at = 1 << 16;
+    for commit in commits {
+        view.commit_adds(scope, commit.id, &mut ids)?;
+        if ids.len() > compact_at {
+            ids.sort_unstable();
+            ids.dedup();
+            compact_at = (ids.len() * 2).max(1 << 16);
+        }
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
 /// The answer without its records and objects and their counts.
 fn frame_len(refs: &[RefRow]) -> u64 {
     let keys: u64 = KEYS.iter().map(|key| encode::text_len(key.len() as u64)).sum();
@@ -263,7 +275,7 @@ fn object_len(len: u64) -> u64 {
 }
 
 /// An object of the closure that no row serves: its rows are condemned (the pack is named), or it never came.
-fn absent(view: &View, scope: RepoScope, kind: Kind, object: ObjectId) -> HubError {
+pub(crate) fn absent(view: &View, scope: RepoScope, kind: Kind, object: ObjectId) -> HubError {
     match view.any_pack(scope, kind, object) {
         Ok(Some(pack)) => HubError::Damaged { object, pack },
         _ => HubError::Internal(format!("{kind} object {object} is missing here: push it again to heal it")),

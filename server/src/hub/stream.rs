@@ -40,7 +40,7 @@ pub struct Producer {
 }
 
 /// Bytes on their way out.
-struct Out {
+pub(crate) struct Out {
     buffer: Vec<u8>,
     sent: u64,
     chunks: mpsc::Sender<Result<Bytes, HubError>>,
@@ -48,35 +48,24 @@ struct Out {
     open: bool,
     /// Why the answer ended.
     failure: Option<HubError>,
+    /// What was found damaged on the way.
+    damage: BTreeMap<PackId, (Vec<(Kind, ObjectId)>, String)>,
 }
-
-type Damage = BTreeMap<PackId, (Vec<(Kind, ObjectId)>, String)>;
 
 impl Producer {
     /// Sends everything. For a blocking thread.
     pub fn run(self) {
-        let buffer = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
-        let mut out = Out { buffer, sent: 0, chunks: self.chunks.clone(), open: true, failure: None };
-        let mut damage = Damage::new();
+        let mut out = Out::new(self.chunks.clone());
         self.head(&mut out);
         for (section, key) in self.plan.sections.iter().zip(&KEYS[1..]) {
             encode::text(&mut out.buffer, key);
             encode::array_header(&mut out.buffer, encode::len32(section.len()));
-            self.section(section, &mut out, &mut damage);
-            // With the client gone, only damage that was met is worth looking further.
-            if !out.open && damage.is_empty() {
+            self.section(section, &mut out);
+            if out.is_idle() {
                 break;
             }
         }
-        out.finish(self.plan.len);
-        for (pack, (rows, reason)) in damage {
-            self.hub.condemn(self.scope, pack, rows, &reason);
-        }
-        // Told last: who hears of damage may push the object again at once.
-        if let Some(failure) = out.failure {
-            // A client that is gone need not be told.
-            self.chunks.blocking_send(Err(failure)).unwrap_or_default();
-        }
+        out.finish(self.plan.len, &self.hub, self.scope);
     }
 
     fn head(&self, out: &mut Out) {
@@ -89,7 +78,7 @@ impl Producer {
         }
     }
 
-    fn section(&self, section: &Section, out: &mut Out, damage: &mut Damage) {
+    fn section(&self, section: &Section, out: &mut Out) {
         if section.is_empty() {
             return;
         }
@@ -106,14 +95,9 @@ impl Producer {
         let mut reader = RangeReader::new(Arc::<CountedStore>::clone(&store), planned.ranges, wanted);
         for (wanted, payload) in reader.by_ref() {
             if let Err(error) = payload.and_then(|payload| send(&wanted, payload, out)) {
-                let damaged = self.hub.is_damage(&error);
-                out.fail(&wanted, &error, damaged);
-                if damaged {
-                    let found = damage.entry(wanted.location.pack).or_insert_with(|| (Vec::new(), error.to_string()));
-                    found.0.push((wanted.kind, wanted.id));
-                }
+                out.fail(&wanted, &error, &self.hub);
             }
-            if !out.open && damage.is_empty() {
+            if out.is_idle() {
                 break;
             }
         }
@@ -156,7 +140,19 @@ fn blob_head(id: ObjectId, len: u64, out: &mut Out) {
 }
 
 impl Out {
-    fn push(&mut self, bytes: Bytes) {
+    /// Nothing is on its way yet.
+    pub fn new(chunks: mpsc::Sender<Result<Bytes, HubError>>) -> Out {
+        let buffer = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
+        Out { buffer, sent: 0, chunks, open: true, failure: None, damage: BTreeMap::new() }
+    }
+
+    /// Nothing more is worth doing: the answer has ended, and no damage was met that there may be more of.
+    pub fn is_idle(&self) -> bool {
+        !self.open && self.damage.is_empty()
+    }
+
+    /// Sends bytes on, small ones gathered.
+    pub fn push(&mut self, bytes: Bytes) {
         if bytes.len() < CHUNK_BYTES {
             self.buffer.extend_from_slice(&bytes);
             return self.flush_if_full();
@@ -171,7 +167,8 @@ impl Out {
         }
     }
 
-    fn flush(&mut self) {
+    /// Sends what was gathered.
+    pub fn flush(&mut self) {
         if !self.buffer.is_empty() {
             let next = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
             let chunk = std::mem::replace(&mut self.buffer, next);
@@ -186,17 +183,31 @@ impl Out {
         }
     }
 
-    /// The answer ends here, short of its length.
-    fn fail(&mut self, wanted: &Wanted, error: &Error, damaged: bool) {
+    /// The answer ends here, short of its length; damage is remembered.
+    pub fn fail(&mut self, wanted: &Wanted, error: &Error, hub: &Hub) {
+        let damaged = hub.is_damage(error);
+        let pack = wanted.location.pack;
         if std::mem::replace(&mut self.open, false) {
             self.failure = Some(match damaged {
-                true => HubError::Damaged { object: wanted.id, pack: wanted.location.pack },
+                true => HubError::Damaged { object: wanted.id, pack },
                 false => HubError::Unavailable(format!("object {} could not be read now: {}", wanted.id, told(error))),
             });
         }
+        if damaged {
+            let found = self.damage.entry(pack).or_insert_with(|| (Vec::new(), error.to_string()));
+            found.0.push((wanted.kind, wanted.id));
+        }
     }
 
-    fn finish(&mut self, planned: u64) {
+    /// The answer ends here: the index could not be read.
+    pub fn fail_unread(&mut self, error: &Error) {
+        if std::mem::replace(&mut self.open, false) {
+            self.failure = Some(HubError::Unavailable(format!("the index could not be read now: {}", told(error))));
+        }
+    }
+
+    /// Sends the rest of an answer that was `planned` to have this many bytes; what was found damaged is condemned.
+    pub fn finish(mut self, planned: u64, hub: &Hub, scope: RepoScope) {
         let total = self.sent + self.buffer.len() as u64;
         if self.open && total != planned {
             let text = format!("an answer of {total} bytes was planned as {planned}: it is not sent");
@@ -205,6 +216,14 @@ impl Out {
             self.open = false;
         }
         self.flush();
+        for (pack, (rows, reason)) in self.damage {
+            hub.condemn(scope, pack, rows, &reason);
+        }
+        // Told last: who hears of damage may push the object again at once.
+        if let Some(failure) = self.failure {
+            // A client that is gone need not be told.
+            self.chunks.blocking_send(Err(failure)).unwrap_or_default();
+        }
     }
 }
 

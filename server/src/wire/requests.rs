@@ -89,6 +89,32 @@ pub fn want_have<S: Source>(
     Ok((want.ok_or_else(|| absent("want"))?, have.unwrap_or_default()))
 }
 
+/// What `fetch/mpack` and `fetch/presign` ask.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Transfer {
+    /// Wanted commits.
+    pub want: Vec<ObjectId>,
+    /// Commits that the client has.
+    pub have: Vec<ObjectId>,
+    /// A branch whose head is wanted, too.
+    pub branch: Option<String>,
+}
+
+/// `{want: [str], have: [str], branch: str}`: the ids as sent. Without `branch` there must be a `want`.
+pub fn transfer<S: Source>(source: S, want_max: usize, have_max: usize) -> Result<Transfer, WireError> {
+    let (mut want, mut have, mut branch) = (None, None, None);
+    each_key(source, |decoder, key, field| match key {
+        "want" => once(&mut want, ids(decoder, "wanted commits", want_max, field)?, field),
+        "have" => once(&mut have, ids(decoder, "commits in 'have'", have_max, field)?, field),
+        "branch" => once(&mut branch, decoder.text(REF_TEXT_MAX, field)?, field),
+        _ => decoder.skip(field),
+    })?;
+    if want.is_none() && branch.is_none() {
+        return Err(absent("want"));
+    }
+    Ok(Transfer { want: want.unwrap_or_default(), have: have.unwrap_or_default(), branch })
+}
+
 /// `{objects: [{object_id, content}]}`: where each stands.
 pub fn objects<S: Source>(source: S, caps: &PushCaps) -> Result<Vec<ObjectSpan>, WireError> {
     let mut found = None;

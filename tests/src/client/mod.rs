@@ -8,6 +8,7 @@
 pub mod commands;
 pub mod http;
 pub mod ids;
+pub mod mpack;
 pub mod muse_directory;
 pub mod pack;
 pub mod push;

@@ -16,7 +16,7 @@ use super::{split, wire};
 use crate::hub_in_process::HubInProcess;
 
 /// Method, path and content type of every request that has a body.
-const ENDPOINTS: [(Method, &str, &str); 12] = [
+const ENDPOINTS: [(Method, &str, &str); 13] = [
     (Method::POST, "/alice/demo/filter-objects", MSGPACK),
     (Method::POST, "/alice/demo/fetch", MSGPACK),
     (Method::POST, "/alice/demo/push/objects", MSGPACK),
@@ -29,6 +29,7 @@ const ENDPOINTS: [(Method, &str, &str); 12] = [
     (Method::PATCH, "/api/v1/repos/alice/other", JSON),
     (Method::POST, "/api/v1/tokens", JSON),
     (Method::POST, "/alice/demo/push", JSON),
+    (Method::POST, "/alice/demo/fetch/mpack", MSGPACK),
 ];
 const MSGPACK: &str = "application/x-msgpack";
 const JSON: &str = "application/json";
@@ -87,6 +88,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     for (seed, which) in asked.iter().zip([4_u8, 5]) {
         seeds.push([&[which], &seed[1..]].concat());
     }
+    seeds.push([&[12], &asked[1][1..]].concat());
     let tag = crate::client::ids::EMPTY;
     let texts = [
         (

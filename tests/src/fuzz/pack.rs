@@ -1,7 +1,7 @@
 //! Pack files: described, verified, salvaged, read object by object and by ranges.
 //!
 //! The promise: whatever verification passes reads back; whatever salvage calls good reads back; ranges give exactly what
-//! single reads give; no two entries of one table have one name.
+//! single reads give; no two entries of one table have one name; what is whole when read front to back is whole in every part.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -9,8 +9,9 @@ use bytes::Bytes;
 use reprise_engine::{
     event::ObjectRow,
     id::{Kind, ObjectId, PackId, PushId, RecordHash, RepoId},
+    limits::PACK_ROWS_MAX,
     pack::{
-        PackOrigin, PackWriter, Payload, PlanItem, RangeReader, Wanted, describe, location_of, plan_ranges,
+        Arriving, PackOrigin, PackWriter, Payload, PlanItem, RangeReader, Wanted, describe, location_of, plan_ranges,
         read_object, salvage, verify,
     },
     store::{ObjectStore, StoreKey, memory::MemoryStore},
@@ -25,9 +26,29 @@ pub(super) fn pack(input: &[u8]) {
     forge::pack(&mut bytes, how);
     let pack = PackId(Sha256::digest(&bytes).into());
     let store = MemoryStore::new();
+    let arrived = arrives(&bytes, pack);
     store.overwrite(&StoreKey::pack(pack), bytes.into());
+    if let Some(rows) = arrived {
+        check_arrived(&store, pack, &rows);
+    }
     check_table(&store, pack);
     check_salvage(&store, pack);
+}
+
+/// The table of a pack that is whole when it is read front to back.
+fn arrives(bytes: &[u8], pack: PackId) -> Option<Vec<ObjectRow>> {
+    let mut arriving = Arriving::open(bytes, pack, PACK_ROWS_MAX).ok()?;
+    while arriving.next().ok()?.is_some() {}
+    Some(arriving.into_table().expect("it came whole").0)
+}
+
+fn check_arrived(store: &MemoryStore, pack: PackId, rows: &[ObjectRow]) {
+    let damaged = &mut |kind, id, reason| panic!("{kind} {id} arrived whole, and is damaged: {reason}");
+    let verified = verify(store, pack, damaged).expect("what arrived whole verifies");
+    assert_eq!(verified.stored.rows, rows);
+    let salvaged = salvage(store, pack, &mut |_, reason| panic!("it arrived whole: {reason}"));
+    let salvaged = salvaged.expect("what arrived whole has its preambles");
+    assert!(salvaged.complete && salvaged.rows == rows);
 }
 
 fn check_table(store: &MemoryStore, pack: PackId) {

@@ -11,9 +11,11 @@ use sha2::{Digest, Sha256};
 use super::*;
 use crate::{
     id::{ObjectId, RecordHash},
+    limits::PACK_ROWS_MAX,
     store::{ObjectStore, StoreKey, memory::MemoryStore},
 };
 
+mod arriving;
 mod damage;
 mod golden;
 mod reading;

@@ -1,0 +1,92 @@
+//! `fetch/mpack`: one pack of any size, from any byte on.
+//!
+//! Invariants: complete or refused, never silently partial; the answer's name is known before its first byte, and bytes of
+//! different answers are never joined under one name.
+
+use std::sync::Arc;
+
+use reprise_engine::id::ObjectId;
+use reprise_projections::View;
+
+use crate::{
+    hub::{
+        Hub, HubError, Repo,
+        body::Body,
+        fetch::FetchAnswer,
+        mpack::{
+            layout::Layout,
+            plan::{TransferPlan, TransferPlanner},
+            send::Sender,
+        },
+    },
+    wire::requests::{self, Transfer},
+};
+
+/// A transfer that could be sent.
+pub struct Planned<P> {
+    /// Of which repository.
+    pub repo: Repo,
+    /// On which view it was planned.
+    pub view: View,
+    /// What to send.
+    pub plan: P,
+    /// The head of the branch that was asked for.
+    pub head: Option<ObjectId>,
+}
+
+impl Hub {
+    /// Plans the answer to a `fetch/mpack` body.
+    pub async fn plan_pack(
+        self: &Arc<Self>,
+        repo: Repo,
+        view: View,
+        body: Body,
+    ) -> Result<Planned<Arc<Layout>>, HubError> {
+        let Planned { repo, view, plan, head } = self.plan_transfer(repo, view, body).await?;
+        let id = repo.row.record.repo;
+        let plan = self.blocking(move || Ok(Arc::new(Layout::new(id, plan)))).await?;
+        Ok(Planned { repo, view, plan, head })
+    }
+
+    /// Plans the answer to a body of want and have.
+    pub async fn plan_transfer(
+        self: &Arc<Self>,
+        repo: Repo,
+        view: View,
+        body: Body,
+    ) -> Result<Planned<TransferPlan>, HubError> {
+        let hub = Arc::clone(self);
+        self.blocking(move || {
+            let limits = &hub.limits;
+            let asked = requests::transfer(body.source(), limits.fetch_want_max, limits.fetch_have_max)?;
+            let Transfer { mut want, have, branch } = asked;
+            let head = match branch {
+                None => None,
+                Some(branch) => Some(head_of(&repo, &view, &branch)?),
+            };
+            want.extend(head);
+            let commits = hub.commits_between(&repo, &view, (want, have), u64::MAX)?;
+            let plan = TransferPlanner::new(&hub, &repo, &view).plan(&commits)?;
+            Ok(Planned { repo, view, plan, head })
+        })
+        .await
+    }
+
+    /// Begins to send a planned pack from byte `from` on.
+    pub async fn send_pack(
+        self: &Arc<Self>,
+        planned: Planned<Arc<Layout>>,
+        from: u64,
+    ) -> Result<FetchAnswer, HubError> {
+        let Planned { repo, view, plan: layout, .. } = planned;
+        let len = layout.len - from;
+        let sender = Sender { hub: Arc::clone(self), view, scope: repo.scope, layout, from };
+        self.begin(len, move |chunks| sender.run(chunks)).await
+    }
+}
+
+fn head_of(repo: &Repo, view: &View, branch: &str) -> Result<ObjectId, HubError> {
+    let row = view.reference(repo.scope, branch)?;
+    let shown: String = branch.chars().take(200).flat_map(char::escape_debug).collect();
+    Ok(row.ok_or_else(|| HubError::NotFound(format!("branch '{shown}' is not in this repository")))?.head)
+}

@@ -1,0 +1,186 @@
+//! Direct transfer against the real binary, with a reader and a writer of packs that share nothing with the engine.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+};
+
+use reprise_tests::{
+    client::{Repository, Request, Value, clone, mpack, push},
+    fixtures,
+    server_process::{DataDir, ServerProcess},
+    wire_rig::Hub,
+};
+use sha2::{Digest, Sha256};
+
+/// The most memory that the server may ever hold (README, "figures").
+const RSS_KIB_MAX: u64 = 160 << 10;
+
+fn etude() -> (DataDir, ServerProcess, Repository) {
+    let data = DataDir::new();
+    let server = data.serve();
+    server.wait_ready();
+    data.create_repo("alice/etude", &[]);
+    let mut local = fixtures::etude();
+    local.remote("origin", &server.url("alice/etude"), Some(&data.token("alice")));
+    for branch in ["main", "variation", "feature/long-name"] {
+        push(&mut local, "origin", branch).unwrap();
+    }
+    (data, server, local)
+}
+
+fn wanting<'a>(want: impl IntoIterator<Item = &'a String>, have: impl IntoIterator<Item = &'a String>) -> Vec<u8> {
+    Value::map([("want", Value::strs(want)), ("have", Value::strs(have))]).encode()
+}
+
+fn fetch_pack(url: &str, want: &[&String], have: &[&String]) -> mpack::Pack {
+    let body = wanting(want.iter().copied(), have.iter().copied());
+    let answer = Request::post(format!("{url}/fetch/mpack"), None, &body).send().unwrap();
+    assert_eq!(answer.code, 200, "{}", answer.text());
+    mpack::read(&answer.body)
+}
+
+#[test]
+fn the_fixture_clones_by_pack_byte_for_byte_and_field_for_field() {
+    let (_data, server, local) = etude();
+    let url = server.url("alice/etude");
+    let heads: Vec<&String> = local.heads.values().collect();
+    let pack = fetch_pack(&url, &heads, &[]);
+    let mut cloned = Repository::init();
+    mpack::apply(&mut cloned, &pack).unwrap();
+    // Nobody asks for it, and nobody sends it.
+    cloned.add_object(b"");
+    for (id, content) in &local.objects {
+        assert_eq!(cloned.objects.get(id), Some(content), "{id}");
+    }
+    for (records, known) in [(&cloned.commits, &local.commits), (&cloned.snapshots, &local.snapshots)] {
+        assert!(records.keys().eq(known.keys()));
+        for (id, record) in records {
+            assert_eq!(mpack::json_of(record), mpack::json_of(&known[id]), "{id}");
+        }
+    }
+    for head in local.heads.values() {
+        assert_eq!(cloned.materialise(head), local.materialise(head));
+    }
+    // And the stock client's clone has nothing else.
+    let stock = clone(&url).unwrap();
+    assert!(stock.commits.keys().eq(cloned.commits.keys()) && stock.snapshots.keys().eq(cloned.snapshots.keys()));
+}
+
+#[test]
+fn every_increment_of_the_fixture_completes_a_clone_that_has_the_rest() {
+    let (_data, server, local) = etude();
+    let url = server.url("alice/etude");
+    let head = local.head("main").to_owned();
+    let history = local.walk(&head, &Default::default());
+    for have in history.iter().step_by(5) {
+        let mut cloned = Repository::init();
+        mpack::apply(&mut cloned, &fetch_pack(&url, &[have], &[])).unwrap();
+        cloned.check_complete(have).unwrap();
+        let increment = fetch_pack(&url, &[&head], &[have]);
+        assert!(increment.entries.iter().all(|entry| entry.kind != 2 || !cloned.commits.contains_key(&entry.id)));
+        mpack::apply(&mut cloned, &increment).unwrap();
+        cloned.check_complete(&head).unwrap();
+    }
+}
+
+#[test]
+fn a_clone_far_over_the_stock_clients_limit_streams_in_bounded_memory_and_goes_on_where_it_broke_off() {
+    let hub = Hub::start();
+    let mut local = Repository::init();
+    local.remote("origin", &hub.url, Some(&hub.token));
+    let mut seed = 1_u64;
+    let mut noise = |len: usize| -> Vec<u8> {
+        let next = || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed.to_le_bytes()
+        };
+        std::iter::repeat_with(next).flatten().take(len).collect()
+    };
+    let sizes = std::iter::repeat_n(24 << 20, 9).chain(std::iter::repeat_n(30_000, 300));
+    let files: Vec<(String, Vec<u8>)> =
+        sizes.enumerate().map(|(number, len)| (format!("file-{number}"), noise(len))).collect();
+    for some in files.chunks(31) {
+        let changes: Vec<(&str, Option<&[u8]>)> =
+            some.iter().map(|(path, content)| (path.as_str(), Some(content.as_slice()))).collect();
+        local.commit("main", "more", &changes);
+        push(&mut local, "origin", "main").unwrap();
+    }
+    let head = local.head("main").to_owned();
+    let body = wanting([&head], []);
+    let whole = stream(&hub.url, &body, &[], u64::MAX, Sha256::new());
+    assert_eq!(whole.code, 200);
+    let len: u64 = whole.header("content-length").parse().unwrap();
+    assert!(len > 200 << 20 && whole.bytes == len, "{len} bytes announced, {} came", whole.bytes);
+    // Broken off after a third, taken up again.
+    let broken = stream(&hub.url, &body, &[], len / 3, Sha256::new());
+    let etag = broken.header("etag").to_owned();
+    assert_eq!(etag, whole.header("etag"));
+    let range = format!("bytes={}-", len / 3);
+    let rest = stream(&hub.url, &body, &[("Range", &range), ("If-Range", &etag)], u64::MAX, broken.hash);
+    assert_eq!((rest.code, rest.bytes), (206, len - len / 3));
+    assert_eq!(rest.hash.finalize(), whole.hash.finalize(), "both parts are the whole");
+    let peak = hub.server.peak_rss_kib();
+    assert!(peak <= RSS_KIB_MAX, "{peak} KiB at most, more than {RSS_KIB_MAX}");
+}
+
+/// What came of an answer that is not kept.
+struct Streamed {
+    code: u16,
+    headers: Vec<(String, String)>,
+    bytes: u64,
+    /// Of all that came, after what was hashed before.
+    hash: Sha256,
+}
+
+impl Streamed {
+    fn header(&self, name: &str) -> &str {
+        &self.headers.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("no {name}")).1
+    }
+}
+
+/// Posts to `fetch/mpack` and reads up to `max` bytes of the answer, none of which is kept.
+fn stream(url: &str, body: &[u8], more: &[(&str, &str)], max: u64, hash: Sha256) -> Streamed {
+    let rest = url.strip_prefix("http://").unwrap();
+    let (host, path) = rest.split_once('/').unwrap();
+    let mut socket = TcpStream::connect(host).unwrap();
+    let mut head = format!(
+        "POST /{path}/fetch/mpack HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/x-msgpack\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in more {
+        head += &format!("{name}: {value}\r\n");
+    }
+    socket.write_all(format!("{head}\r\n").as_bytes()).unwrap();
+    socket.write_all(body).unwrap();
+    let mut reader = BufReader::with_capacity(1 << 20, socket);
+    let mut line = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    };
+    let code = line()[9..12].parse().unwrap();
+    let mut headers = Vec::new();
+    loop {
+        match line().split_once(':') {
+            None => break,
+            Some((name, value)) => headers.push((name.to_ascii_lowercase(), value.trim().to_owned())),
+        }
+    }
+    let mut streamed = Streamed { code, headers, bytes: 0, hash };
+    let wanted = streamed.header("content-length").parse::<u64>().unwrap().min(max);
+    let mut body = reader.take(wanted);
+    loop {
+        let bytes = body.fill_buf().unwrap();
+        if bytes.is_empty() {
+            return streamed;
+        }
+        let taken = bytes.len();
+        streamed.hash.update(bytes);
+        streamed.bytes += taken as u64;
+        body.consume(taken);
+    }
+}
