@@ -1,4 +1,4 @@
-//! Our own client: what `reprise verify-clone`, `clone`, `pull` and `push` do to a user's repository.
+//! Our own client: what `reprise clone`, `pull`, `push` and `verify-clone` do to a user's repository.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,5 +7,13 @@
     clippy::disallowed_methods
 )]
 
+#[path = "own_client/hostile.rs"]
+mod hostile;
+#[path = "own_client/interrupted.rs"]
+mod interrupted;
+#[path = "own_client/rig.rs"]
+mod rig;
+#[path = "own_client/transfer.rs"]
+mod transfer;
 #[path = "own_client/verify.rs"]
 mod verify;

@@ -10,6 +10,8 @@ use clap::{Parser, Subcommand};
 
 pub mod attended;
 pub mod client;
+pub mod clone;
+pub mod credentials;
 pub mod digest;
 pub mod doctor;
 pub mod failure;
@@ -17,6 +19,8 @@ pub mod locate;
 pub mod log;
 pub mod output;
 pub mod projection;
+pub mod pull;
+pub mod push;
 pub mod rebuild;
 pub mod repo;
 pub mod serve;
@@ -27,6 +31,7 @@ pub mod verify;
 pub mod verify_clone;
 
 use client::{Client, Need};
+use credentials::Environment;
 use failure::Failure;
 use output::Output;
 
@@ -73,6 +78,12 @@ enum Command {
     Verify(verify::Verify),
     /// Say what is damaged in a directory that no server has open; mend it with --repair
     Doctor(doctor::DoctorCommand),
+    /// Make a local copy of a repository on a hub
+    Clone(clone::Clone),
+    /// Fetch what is new into a local copy
+    Pull(pull::Pull),
+    /// Push a branch to a hub
+    Push(push::Push),
     /// Check a muse repository on this machine
     VerifyClone(verify_clone::VerifyClone),
     /// Look into projections
@@ -89,7 +100,7 @@ impl Arguments {
 }
 
 /// Runs one command to its end.
-pub fn run(arguments: Arguments) -> ExitCode {
+pub fn run(arguments: Arguments, environment: Environment) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(WORKERS)
@@ -99,7 +110,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     let output = Output::new(arguments.json);
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(Box::pin(dispatch(arguments, &output)));
+            let result = runtime.block_on(Box::pin(dispatch(arguments, environment, &output)));
             // Requests were waited for and the directory is closed: what still runs answers nobody.
             runtime.shutdown_timeout(JOBS_TIME_MAX);
             result
@@ -112,12 +123,15 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-async fn dispatch(arguments: Arguments, output: &Output) -> Result<(), Failure> {
+async fn dispatch(arguments: Arguments, environment: Environment, output: &Output) -> Result<(), Failure> {
     let Arguments { data, command, .. } = arguments;
     let command = match command {
         Command::Serve(serve) => return serve.run(data, output).await,
         Command::Doctor(doctor) => return doctor.run(data, output).await,
         Command::VerifyClone(verify) => return verify.run(output).await,
+        Command::Clone(clone) => return clone.run(&environment, output).await,
+        Command::Pull(pull) => return pull.run(&environment, output).await,
+        Command::Push(push) => return push.run(&environment, output).await,
         command => command,
     };
     let client = Client::open(&data, command.need(), output).await?;
@@ -141,7 +155,8 @@ impl Command {
 
     async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
         match self {
-            Command::Serve(_) | Command::Doctor(_) | Command::VerifyClone(_) => Ok(()),
+            Command::Serve(_) | Command::Doctor(_) => Ok(()),
+            Command::Clone(_) | Command::Pull(_) | Command::Push(_) | Command::VerifyClone(_) => Ok(()),
             Command::Repo(repo) => repo.run(client, output).await,
             Command::Token(token) => token.run(client, output).await,
             Command::Status(status) => status.run(client, output).await,
@@ -168,6 +183,7 @@ const EXAMPLES: &str = "Examples:
   reprise doctor                                    say what is damaged and what can be done, with no server running
   reprise rebuild                                   fold every index again from the log
   reprise log --follow --json | jq .kind            watch what happens
+  reprise clone http://127.0.0.1:10003/alice/etude  a copy of any size, verified; pull and push go with it
 
 Commands work the same whether or not a server is running on the directory.
 Exit codes: 0 ok, 1 the thing asked about is not well, 2 usage, 3 could not do it.";

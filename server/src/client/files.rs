@@ -10,7 +10,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -141,6 +141,32 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
     writing.finish(path)
 }
 
+/// Opens a file for its lock alone, made if it is not there.
+pub fn lock_file(path: &Path) -> Result<File, ClientError> {
+    if let Some(dir) = path.parent() {
+        make_dir(dir)?;
+    }
+    let opened = OpenOptions::new().read(true).append(true).create(true).open(path);
+    opened.map_err(|error| ClientError::files("opening", path, error))
+}
+
+/// Whether `path` is the name of this open file.
+pub fn is_still(file: &File, path: &Path) -> Result<bool, ClientError> {
+    let failed = |error| ClientError::files("looking at", path, error);
+    let open = file.metadata().map_err(failed)?;
+    match fs::symlink_metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (open.dev(), open.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Makes everything on the file system of `path` durable: one call for a hundred thousand small files.
+pub fn sync_all(path: &Path) -> Result<(), ClientError> {
+    let dir = open(path)?;
+    rustix::fs::syncfs(&dir).map_err(|error| ClientError::files("syncing", path, error.into()))
+}
+
 /// A file that has no name yet. Dropped without [`Writing::finish`] it leaves nothing.
 pub struct Writing {
     file: File,
@@ -166,6 +192,11 @@ impl Writing {
     /// Appends.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         self.file.write_all(bytes).map_err(|error| ClientError::files("writing", &self.path, error))
+    }
+
+    /// The same for [`hash`].
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
     }
 
     /// Gives it its name, replacing what is there.

@@ -4,13 +4,28 @@
 //! is written outside the repository's directory; what stands under a name stands there whole; a command that is interrupted
 //! leaves nothing that a repetition does not take up. Owns no terminal and no environment: those are the command line's.
 
+pub mod address;
+pub mod checkout;
+pub mod clone;
 pub mod counter;
 pub mod error;
+pub mod fetch;
 pub mod files;
 pub mod head;
+pub mod history;
+pub mod http;
+pub mod incoming;
+pub mod lock;
+pub mod outgoing;
 pub mod parallel;
+pub mod pull;
+pub mod push;
+pub mod record_text;
 pub mod refs;
 pub mod repository;
+pub mod settings;
+pub mod stock;
+pub mod stock_push;
 pub mod verify;
 
 pub use error::ClientError;

@@ -1,0 +1,100 @@
+//! `push`: a branch with everything below it to a hub.
+//!
+//! Invariants: the branch moves last and at once, or not at all; nothing of the repository changes but the tracking ref of a remote
+//! that has this URL. An interrupted push leaves blobs on the server, which the next one finds there.
+
+use reprise_engine::id::{Kind, ObjectId};
+
+use super::{
+    ClientError, Repository,
+    fetch::{Fetch, blocking},
+    files, history,
+    incoming::DIRECTORY,
+    lock::Lock,
+    outgoing::Outgoing,
+    refs, settings, stock, stock_push,
+};
+
+/// What was pushed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pushed {
+    /// The branch's commit, on both sides.
+    pub head: ObjectId,
+    /// Commits that were sent.
+    pub commits: u64,
+    /// Snapshots that were sent.
+    pub snapshots: u64,
+    /// Blobs that were sent.
+    pub blobs: u64,
+    /// What the server said.
+    pub message: String,
+}
+
+/// Pushes `branch` to `fetch.remote`; with `force` also over commits that are not here.
+///
+/// Errors: `Refused` if the branch is not here, has diverged, or the server says so.
+pub async fn push(fetch: &Fetch, branch: &str, force: bool) -> Result<Pushed, ClientError> {
+    let repository = &fetch.repository;
+    let head = refs::read_all(&repository.heads())?.get(branch).copied();
+    let head = head.ok_or_else(|| ClientError::Refused(format!("there is no branch '{branch}' here")))?;
+    let lock = Lock::take(&repository.muse(DIRECTORY).join("lock"))?;
+    let pushed = send(fetch, branch, head, force).await;
+    // Bodies of requests that did not succeed: a repetition builds them again.
+    files::remove_all(&repository.muse(DIRECTORY))?;
+    drop(lock);
+    let pushed = pushed?;
+    track(repository, &fetch.remote.address.to_string(), branch, head)?;
+    Ok(pushed)
+}
+
+async fn send(fetch: &Fetch, branch: &str, head: ObjectId, force: bool) -> Result<Pushed, ClientError> {
+    let refs = stock::refs(&fetch.remote).await?;
+    let theirs = refs.heads.get(branch).copied();
+    if theirs == Some(head) {
+        return Ok(Pushed { head, commits: 0, snapshots: 0, blobs: 0, message: "everything is up to date".to_owned() });
+    }
+    let known: Vec<ObjectId> = refs.heads.values().copied().collect();
+    let collecting = fetch.clone();
+    let outgoing = blocking(move || {
+        if let Some(theirs) = theirs.filter(|_| !force) {
+            check_forward(&collecting.repository, theirs, head)?;
+        }
+        let Fetch { repository, counter, stop, .. } = &collecting;
+        let outgoing = Outgoing::collect(repository, head, &known, counter, stop)?;
+        // A branch at a commit that the server has: the stock protocol wants to see the commit again.
+        if outgoing.commits.is_empty() { Outgoing::of_one(repository, head) } else { Ok(outgoing) }
+    })
+    .await?;
+    let missing = Outgoing::sizes(&fetch.repository, &stock::missing(&fetch.remote, &outgoing.blobs).await?)?;
+    stock_push::blobs(fetch, &missing).await?;
+    let (commits, snapshots) = (outgoing.commits.len() as u64, outgoing.snapshots.len() as u64);
+    let answer = stock_push::records(fetch, outgoing, branch, force).await?;
+    if !answer.ok {
+        return Err(ClientError::Refused(format!(
+            "the server refused the push: {}",
+            super::http::shown(&answer.message)
+        )));
+    }
+    Ok(Pushed { head, commits, snapshots, blobs: missing.len() as u64, message: super::http::shown(&answer.message) })
+}
+
+fn check_forward(repository: &Repository, theirs: ObjectId, ours: ObjectId) -> Result<(), ClientError> {
+    if repository.has(Kind::Commit, theirs)? && history::is_below(repository, theirs, ours)? {
+        return Ok(());
+    }
+    Err(ClientError::Refused(
+        "the remote's branch has commits that this one lacks: pull first, or push with --force to give them up"
+            .to_owned(),
+    ))
+}
+
+/// Remembers where the branch is on the remotes that have this URL.
+fn track(repository: &Repository, url: &str, branch: &str, head: ObjectId) -> Result<(), ClientError> {
+    for (name, remote) in settings::remotes(repository)? {
+        let is_same = remote.url.is_some_and(|other| other.trim_end_matches('/') == url);
+        if is_same && reprise_engine::object::names::check_ref(&name).is_ok() {
+            refs::write(&repository.tracking(&name), branch, head)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! Commands that are killed or told to stop in the middle: nothing half-made, and the same command ends well.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    process::{Child, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use reprise_tests::client::muse_directory;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::rig::{BRANCHES, Rig, tree, working_tree};
+
+/// Passes connections on to a server, but of what the server sends no more than so many bytes in all: then it stands still.
+struct Narrows {
+    address: String,
+    left: Arc<AtomicU64>,
+    stalled: mpsc::Receiver<()>,
+}
+
+impl Narrows {
+    fn before(server: &str) -> Narrows {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let left = Arc::new(AtomicU64::new(u64::MAX));
+        let (tell, stalled) = mpsc::channel();
+        let (limit, server) = (Arc::clone(&left), server.to_owned());
+        // Ends with the test's process; every connection ends with its client.
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let (limit, tell) = (Arc::clone(&limit), tell.clone());
+                let server = TcpStream::connect(&server).unwrap();
+                pass(client.try_clone().unwrap(), server.try_clone().unwrap(), |_| true);
+                pass(server, client, move |bytes| {
+                    let taken = limit.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(bytes));
+                    if taken.is_err() {
+                        drop(tell.send(()));
+                    }
+                    taken.is_ok()
+                });
+            }
+        });
+        Narrows { address, left, stalled }
+    }
+
+    fn allow(&self, bytes: u64) {
+        self.left.store(bytes, Ordering::SeqCst);
+    }
+
+    fn wait_stalled(&self) {
+        self.stalled.recv_timeout(Duration::from_secs(30)).expect("the answer reaches its limit");
+    }
+}
+
+/// Copies until the end, or until `may_pass` says no: then the connection stays open and nothing more comes.
+fn pass(mut from: TcpStream, mut to: TcpStream, may_pass: impl Fn(u64) -> bool + Send + 'static) {
+    thread::spawn(move || {
+        let mut piece = [0; 4_096];
+        while let Ok(count @ 1..) = from.read(&mut piece) {
+            if !may_pass(count as u64) {
+                // Held until the client goes.
+                while from.read(&mut piece).is_ok_and(|count| count > 0) {}
+                return;
+            }
+            if to.write_all(&piece[..count]).is_err() {
+                break;
+            }
+        }
+        drop(to.shutdown(Shutdown::Write));
+    });
+}
+
+fn end_of(mut child: Child) -> Option<i32> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    drop(child.kill());
+    panic!("the command did not end");
+}
+
+#[test]
+fn a_clone_that_is_killed_anywhere_and_repeated_ends_well() {
+    let rig = Rig::new();
+    let original = muse_directory::read(&rig.push_etude());
+    let narrows = Narrows::before(rig.server.host());
+    let url = format!("http://{}/alice/etude", narrows.address);
+    for (number, bytes) in [0, 200, 5_000, 100_000, 300_000, 450_000].into_iter().enumerate() {
+        let name = format!("cloned-{number}");
+        narrows.allow(bytes);
+        let mut child = rig.user.command(&["clone", &url, &name]).stderr(Stdio::null()).spawn().unwrap();
+        narrows.wait_stalled();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!rig.user.path(&name).exists(), "nothing half-made has the name");
+        narrows.allow(u64::MAX);
+        let cloned = rig.user.clone_of(&url, &name);
+        assert_eq!(working_tree(&cloned), tree(&original, original.head("main")));
+        assert_eq!(muse_directory::read(&cloned).objects, original.objects);
+    }
+    let mut names = rig.user.names();
+    names.retain(|name| !name.starts_with("cloned-"));
+    assert_eq!(names, ["original"], "no directory stays behind");
+}
+
+#[test]
+fn a_command_that_is_told_to_stop_ends_at_once_and_says_how_to_go_on() {
+    let rig = Rig::new();
+    rig.push_etude();
+    let narrows = Narrows::before(rig.server.host());
+    let url = format!("http://{}/alice/etude", narrows.address);
+    for signal in [Signal::INT, Signal::TERM] {
+        narrows.allow(100_000);
+        let child = rig.user.command(&["clone", &url, "cloned"]).stderr(Stdio::piped()).spawn().unwrap();
+        narrows.wait_stalled();
+        kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("interrupted") && said.contains("the same command goes on"), "{said}");
+        assert!(!rig.user.path("cloned").exists());
+    }
+    narrows.allow(u64::MAX);
+    rig.user.clone_of(&url, "cloned");
+}
+
+#[test]
+fn a_pull_that_is_killed_and_repeated_ends_well() {
+    let rig = Rig::new();
+    let original = muse_directory::read(&rig.push_etude());
+    let narrows = Narrows::before(rig.server.host());
+    let url = format!("http://{}/alice/etude", narrows.address);
+    // A repository that stops at the root of the history.
+    let root = original.commits.keys().find(|id| original.parents(id).is_empty()).unwrap().clone();
+    let mut behind = original.clone();
+    behind.heads = [("main".to_owned(), root.clone())].into();
+    behind.tracking.clear();
+    behind.branch = "main".to_owned();
+    behind.remote("origin", &url, None);
+    let tree_at_root = behind.tree(&root);
+    behind.commits.retain(|id, _| *id == root);
+    let snapshot = behind.commits[&root].text("snapshot_id").to_owned();
+    behind.snapshots.retain(|id, _| *id == snapshot);
+    behind.objects.retain(|id, _| tree_at_root.values().any(|object| object == id));
+    for (number, bytes) in [200, 50_000, 400_000].into_iter().enumerate() {
+        let name = format!("behind-{number}");
+        muse_directory::write(&behind, &rig.user.path(&name));
+        narrows.allow(bytes);
+        let child = rig.user.command(&["pull", &name]).stderr(Stdio::null()).spawn().unwrap();
+        narrows.wait_stalled();
+        kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::KILL).unwrap();
+        end_of(child);
+        rig.user.json(&["verify-clone", &name]);
+        assert_eq!(muse_directory::read(&rig.user.path(&name)).heads, behind.heads);
+        narrows.allow(u64::MAX);
+        rig.user.json(&["pull", &name]);
+        rig.user.check_whole(&name);
+        let pulled = muse_directory::read(&rig.user.path(&name));
+        assert_eq!(pulled.head("main"), original.head("main"));
+        assert_eq!(working_tree(&rig.user.path(&name)), tree(&original, original.head("main")));
+    }
+}
+
+#[test]
+fn a_push_that_is_killed_moves_no_branch_and_is_repeated() {
+    let rig = Rig::new();
+    let (dir, _) = reprise_tests::fixtures::etude_muse_directory();
+    std::fs::rename(dir.path(), rig.user.path("original")).unwrap();
+    let narrows = Narrows::before(rig.server.host());
+    let url = format!("http://{}/alice/etude", narrows.address);
+    // After the refs, and after the answer to filter-objects.
+    for bytes in [0, 250] {
+        narrows.allow(bytes);
+        let child = rig.user.command(&["push", "original", &url, "main"]).stderr(Stdio::null()).spawn().unwrap();
+        narrows.wait_stalled();
+        kill_process(Pid::from_raw(child.id() as i32).unwrap(), Signal::KILL).unwrap();
+        end_of(child);
+        assert!(reprise_tests::client::ls_remote(&rig.url).unwrap().is_empty());
+    }
+    narrows.allow(u64::MAX);
+    for branch in BRANCHES {
+        rig.user.json(&["push", "original", &url, branch]);
+    }
+    rig.user.check_whole("original");
+    rig.user.clone_of(&rig.url, "cloned");
+}
