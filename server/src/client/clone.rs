@@ -14,7 +14,7 @@ use super::{
     fetch::{Fetch, blocking},
     files::{self, Found},
     head::Head,
-    incoming::{DIRECTORY, Settled},
+    incoming::{DIRECTORY, Settled, give_up},
     lock::Lock,
     refs, settings,
     stock::{self, Refs},
@@ -68,18 +68,6 @@ async fn grow(fetch: &Fetch, refs: Refs, branch: String, created_at: String) -> 
         Ok(Cloned { head: refs.heads[&branch], branch, branches: refs.heads.len(), domain: refs.domain, settled })
     })
     .await
-}
-
-/// What an attempt that may be repeated brought stays; what a server sent that does not verify goes as a whole.
-fn give_up(root: &Path, error: ClientError) -> ClientError {
-    let may_be_repeated = matches!(error, ClientError::Interrupted | ClientError::Files { .. });
-    if may_be_repeated || error.retry_after().is_some() {
-        return error;
-    }
-    match files::remove_all(root) {
-        Ok(()) => error,
-        Err(also) => ClientError::Refused(format!("{error}; and {also}")),
-    }
 }
 
 /// Where the clone that will be `dir` grows.

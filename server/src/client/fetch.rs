@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ClientError, Repository,
     counter::{Counter, Unit},
-    history,
+    direct, history,
     http::Remote,
     incoming::{Incoming, Settled},
     stock,
@@ -32,17 +32,33 @@ pub struct Fetch {
 }
 
 impl Fetch {
-    /// Brings what is missing of `heads`.
+    /// Brings what is missing of `heads`: in packs of any size, or from a hub that has none in whole answers.
     pub async fn bring(&self, heads: &[ObjectId]) -> Result<Settled, ClientError> {
-        let missing = self.missing(heads)?;
-        if missing.is_empty() {
-            return Ok(Settled::default());
+        let mut settled = Settled::default();
+        for _ in 0..ROUNDS_MAX {
+            let missing = self.missing(heads)?;
+            if missing.is_empty() {
+                return Ok(settled);
+            }
+            let have = history::have(&self.repository, heads)?;
+            match direct::bring(self, &missing, &have).await {
+                Ok(more) => settled = settled.and(more),
+                Err(error) if is_unknown_endpoint(&error) => {
+                    return Ok(settled.and(self.bring_in_answers(&missing, heads).await?));
+                }
+                Err(error) => return Err(error),
+            }
         }
-        match self.one_answer(&missing, heads).await {
+        // An interrupted pack first, then what was missing: a third is for what a server forgot.
+        Err(ClientError::untrusted("what was wanted did not come"))
+    }
+
+    async fn bring_in_answers(&self, missing: &[ObjectId], heads: &[ObjectId]) -> Result<Settled, ClientError> {
+        match self.one_answer(missing, heads).await {
             // Too much for one answer: perhaps not branch by branch, each with what the ones before brought.
             Err(error) if error.status() == Some(StatusCode::PAYLOAD_TOO_LARGE) && missing.len() > 1 => {
                 let mut settled = Settled::default();
-                for head in &missing {
+                for head in missing {
                     if !self.repository.has(Kind::Commit, *head)? {
                         settled = settled.and(self.one_answer(&[*head], heads).await?);
                     }
@@ -77,6 +93,13 @@ impl Fetch {
         .await
     }
 }
+
+fn is_unknown_endpoint(error: &ClientError) -> bool {
+    matches!(error.status(), Some(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED))
+}
+
+/// Packs that one command asks for.
+const ROUNDS_MAX: usize = 3;
 
 /// Runs what blocks its thread.
 pub async fn blocking<T: Send + 'static>(

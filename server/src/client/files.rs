@@ -12,13 +12,16 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use reprise_engine::id::ObjectId;
 use sha2::{Digest, Sha256};
 
-use super::ClientError;
+use super::{ClientError, counter::Counter};
 
 /// What stands under a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,6 +105,34 @@ fn open(path: &Path) -> Result<File, ClientError> {
     opened.map_err(|error| ClientError::files("opening", path, error))
 }
 
+/// Opens a file, made if it is not there, cut to `len` bytes, to append to it.
+pub fn append_at(path: &Path, len: u64) -> Result<File, ClientError> {
+    let file = lock_file(path)?;
+    file.set_len(len).map_err(|error| ClientError::files("cutting", path, error))?;
+    Ok(file)
+}
+
+/// A file that tells how much of it was read.
+pub struct Counting {
+    file: File,
+    counter: Arc<Counter>,
+}
+
+impl Counting {
+    /// Opens it.
+    pub fn open(path: &Path, counter: Arc<Counter>) -> Result<Counting, ClientError> {
+        Ok(Counting { file: open(path)?, counter })
+    }
+}
+
+impl Read for Counting {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.counter.add(count as u64);
+        Ok(count)
+    }
+}
+
 /// Makes a directory and those above it; fine if it is there.
 pub fn make_dir(dir: &Path) -> Result<(), ClientError> {
     fs::create_dir_all(dir).map_err(|error| ClientError::files("making directory", dir, error))
@@ -141,7 +172,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
     writing.finish(path)
 }
 
-/// Opens a file for its lock alone, made if it is not there.
+/// Opens a file to append to it (or for its lock alone), made if it is not there.
 pub fn lock_file(path: &Path) -> Result<File, ClientError> {
     if let Some(dir) = path.parent() {
         make_dir(dir)?;

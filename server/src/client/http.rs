@@ -99,18 +99,22 @@ impl Remote {
 
     /// Tries until it works, the failure is one that stays, or [`TRIES`] are over.
     pub async fn patiently<T>(&self, attempt: impl AsyncFn() -> Result<T, ClientError>) -> Result<T, ClientError> {
-        let mut pause = PAUSE_FIRST;
-        for _ in 1..TRIES {
+        for fruitless in 1..TRIES {
             let error = match attempt().await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
             let Some(after) = error.retry_after() else { return Err(error) };
             tracing::debug!(%error, "asking again");
-            self.or_stopped(tokio::time::sleep(after.clamp(pause, PAUSE_MAX))).await?;
-            pause *= 2;
+            self.pause(fruitless, after).await?;
         }
         attempt().await
+    }
+
+    /// Waits before the next attempt: longer after each, and at least as long as the server wants, within [`PAUSE_MAX`].
+    pub async fn pause(&self, fruitless: u32, after: Duration) -> Result<(), ClientError> {
+        let pause = PAUSE_FIRST.saturating_mul(1 << fruitless.min(10)) / 2;
+        self.or_stopped(tokio::time::sleep(after.max(pause).min(PAUSE_MAX))).await
     }
 
     /// One attempt. A status outside 2xx is an error.

@@ -84,6 +84,11 @@ impl<'a> Incoming<'a> {
         if ids::blob_id(bytes) != id {
             return Err(ClientError::untrusted(format!("the bytes that came as blob {id} do not hash to it")));
         }
+        self.put_blob(id, bytes)
+    }
+
+    /// A whole blob that whoever calls this has hashed.
+    pub fn put_blob(&self, id: ObjectId, bytes: &[u8]) -> Result<(), ClientError> {
         if self.repository.has(Kind::Blob, id)? {
             return Ok(());
         }
@@ -110,25 +115,25 @@ impl<'a> Incoming<'a> {
         blob.finish(&path)
     }
 
-    /// A commit's record.
-    pub fn commit(&self, record: &Value) -> Result<(), ClientError> {
+    /// A commit's record; its id.
+    pub fn commit(&self, record: &Value) -> Result<ObjectId, ClientError> {
         let commit = Commit::from_record(record).map_err(ClientError::untrusted)?;
         self.write(Kind::Commit, commit.id, record)?;
         lock(&self.snapshots).entry(commit.snapshot).or_default();
         lock(&self.commits).insert(commit.id, Links { parents: commit.parents, snapshot: commit.snapshot });
-        Ok(())
+        Ok(commit.id)
     }
 
-    /// A snapshot's record; dropped if no commit that came names it.
-    pub fn snapshot(&self, record: &Value) -> Result<(), ClientError> {
+    /// A snapshot's record; its id. It is dropped if no commit that came names it.
+    pub fn snapshot(&self, record: &Value) -> Result<ObjectId, ClientError> {
         let snapshot = Snapshot::from_record(record).map_err(ClientError::untrusted)?;
         if !lock(&self.snapshots).contains_key(&snapshot.id) {
-            return Ok(());
+            return Ok(snapshot.id);
         }
         self.write(Kind::Snapshot, snapshot.id, record)?;
         lock(&self.named).extend(&snapshot.blobs);
         lock(&self.snapshots).insert(snapshot.id, true);
-        Ok(())
+        Ok(snapshot.id)
     }
 
     /// Checks that `wanted` are there with everything below them, and gives the records their names.
@@ -220,6 +225,19 @@ impl<'a> Incoming<'a> {
     }
 }
 
+/// What a failed command leaves in `dir`: what may still be of use to a repetition; nothing, if the server's answer or the state
+/// of things is at fault.
+pub fn give_up(dir: &std::path::Path, error: ClientError) -> ClientError {
+    let may_be_repeated = matches!(error, ClientError::Interrupted | ClientError::Files { .. });
+    if may_be_repeated || error.retry_after().is_some() {
+        return error;
+    }
+    match files::remove_all(dir) {
+        Ok(()) => error,
+        Err(also) => ClientError::Refused(format!("{error}; and {also}")),
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -270,7 +288,7 @@ mod tests {
         let (dir, history) = (tempfile::tempdir().unwrap(), history());
         let repository = Repository::at(dir.path());
         let incoming = Incoming::begin(&repository).unwrap();
-        history.commits.iter().for_each(|(_, record)| incoming.commit(record).unwrap());
+        history.commits.iter().for_each(|(id, record)| assert_eq!(incoming.commit(record).unwrap(), *id));
         incoming.snapshot(&history.snapshot).unwrap();
         incoming.blob(history.blob.0, history.blob.1).unwrap();
         let settled = incoming.settle(&[history.commits[1].0], &CancellationToken::new()).unwrap();

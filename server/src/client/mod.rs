@@ -8,6 +8,7 @@ pub mod address;
 pub mod checkout;
 pub mod clone;
 pub mod counter;
+pub mod direct;
 pub mod error;
 pub mod fetch;
 pub mod files;

@@ -12,7 +12,7 @@ use super::{
     files,
     head::Head,
     history,
-    incoming::{DIRECTORY, Settled},
+    incoming::{DIRECTORY, Settled, give_up},
     lock::Lock,
     refs, settings,
     stock::{self, Refs},
@@ -75,12 +75,8 @@ pub async fn pull(fetch: &Fetch, remote: &str) -> Result<Pulled, ClientError> {
     let repository = &fetch.repository;
     let branch = checked_out(repository)?;
     let lock = Lock::take(&repository.muse(DIRECTORY).join("lock"))?;
-    let refs = stock::refs(&fetch.remote).await?;
-    let Some(theirs) = refs.heads.get(&branch).copied() else {
-        return Err(ClientError::Refused(format!("the remote has no branch '{branch}'")));
-    };
-    let heads: Vec<ObjectId> = refs.heads.values().copied().collect();
-    let settled = fetch.bring(&heads).await?;
+    let brought = bring(fetch, &branch).await;
+    let (refs, theirs, settled) = brought.map_err(|error| give_up(&repository.muse(DIRECTORY), error))?;
     let (fetch, remote) = (fetch.clone(), remote.to_owned());
     blocking(move || {
         let moved = track(&fetch.repository, &remote, &refs).and_then(|()| forward(&fetch, &branch, theirs));
@@ -91,6 +87,15 @@ pub async fn pull(fetch: &Fetch, remote: &str) -> Result<Pulled, ClientError> {
         Ok(Pulled { branch, head, moved, settled })
     })
     .await
+}
+
+async fn bring(fetch: &Fetch, branch: &str) -> Result<(Refs, ObjectId, Settled), ClientError> {
+    let refs = stock::refs(&fetch.remote).await?;
+    let theirs = refs.heads.get(branch).copied();
+    let theirs = theirs.ok_or_else(|| ClientError::Refused(format!("the remote has no branch '{branch}'")))?;
+    let heads: Vec<ObjectId> = refs.heads.values().copied().collect();
+    let settled = fetch.bring(&heads).await?;
+    Ok((refs, theirs, settled))
 }
 
 fn track(repository: &Repository, remote: &str, refs: &Refs) -> Result<(), ClientError> {

@@ -79,8 +79,8 @@ pub async fn fetch(remote: &Remote, want: &[ObjectId], have: &[ObjectId]) -> Res
     remote.patiently(async || remote.send(&ask).await?.bytes(FETCH_BYTES_MAX).await).await
 }
 
-/// The body of `fetch`.
-fn want_have(want: &[ObjectId], have: &[ObjectId]) -> Bytes {
+/// The body of `fetch` and `fetch/mpack`.
+pub fn want_have(want: &[ObjectId], have: &[ObjectId]) -> Bytes {
     let mut body = Vec::new();
     encode::map_header(&mut body, 2);
     for (key, ids) in [("want", want), ("have", have)] {
@@ -140,8 +140,8 @@ pub fn receive(answer: &Bytes, incoming: &Incoming<'_>, stop: &CancellationToken
     let parts = parts_of(answer).map_err(ClientError::untrusted)?;
     let record =
         |range: &Range<usize>| value_of(&answer[range.clone()], &Field::root("record")).map_err(ClientError::untrusted);
-    parallel::for_each(&parts.commits, stop, |range| incoming.commit(&record(range)?))?;
-    parallel::for_each(&parts.snapshots, stop, |range| incoming.snapshot(&record(range)?))?;
+    parallel::for_each(&parts.commits, stop, |range| incoming.commit(&record(range)?).map(drop))?;
+    parallel::for_each(&parts.snapshots, stop, |range| incoming.snapshot(&record(range)?).map(drop))?;
     parallel::for_each(&parts.blobs, stop, |(id, range)| incoming.blob(*id, &answer[range.clone()]))
 }
 

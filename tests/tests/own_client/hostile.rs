@@ -9,11 +9,11 @@ use std::{
 };
 
 use reprise_tests::client::{
-    Repository, Value, ids, muse_directory,
+    Repository, Request, Value, ids, muse_directory,
     repository::{commit_record, snapshot_record},
 };
 
-use crate::rig::User;
+use crate::rig::{Rig, User};
 
 /// What the server says to a request of this path.
 type Says = Box<dyn Fn(&str) -> Vec<u8> + Send>;
@@ -108,6 +108,97 @@ fn with_path(path: &str) -> Repository {
     repository.commits.insert(commit.clone(), record);
     repository.set_branch("main", &commit);
     repository
+}
+
+/// What an honest hub says to `refs` and `fetch/mpack`.
+fn recorded() -> (Value, Vec<u8>) {
+    let rig = Rig::new();
+    let repository = small();
+    muse_directory::write(&repository, &rig.user.path("work"));
+    rig.user.json(&["push", "work", &rig.url]);
+    let head = repository.head("main").to_owned();
+    let body = Value::map([("want", Value::strs([&head])), ("have", Value::Array(Vec::new()))]).encode();
+    let pack = Request::post(format!("{}/fetch/mpack", rig.url), None, &body).send().unwrap();
+    assert_eq!(pack.code, 200);
+    (refs(&[("main", &head)]), pack.body)
+}
+
+fn pack_answer(pack: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\nETag: \"x\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", pack.len());
+    [head.as_bytes(), pack].concat()
+}
+
+fn says_pack(refs: &Value, pack: Vec<u8>) -> Hostile {
+    let refs = refs.clone();
+    Hostile::new(Box::new(move |path| match path {
+        "/eve/bait/refs" => answer(&refs),
+        "/eve/bait/fetch/mpack" => pack.clone(),
+        _ => not_found(),
+    }))
+}
+
+#[test]
+fn a_pack_with_any_changed_byte_keeps_nothing() {
+    let (refs, pack) = recorded();
+    let user = User::new("secret-token");
+    user.clone_of(&says_pack(&refs, pack_answer(&pack)).url, "honest");
+    for at in (0..pack.len()).step_by(pack.len() / 40) {
+        let mut changed = pack.clone();
+        changed[at] ^= 0x10;
+        let said = user.refused(&["clone", &says_pack(&refs, pack_answer(&changed)).url, "bait"]);
+        assert!(said.contains("was not accepted"), "{at}: {said}");
+        assert_eq!(user.names(), ["honest"], "{at}: {said}");
+    }
+    for cut in [0, 63, 64, pack.len() / 2, pack.len() - 1] {
+        user.refused(&["clone", &says_pack(&refs, pack_answer(&pack[..cut])).url, "bait"]);
+        assert_eq!(user.names(), ["honest"], "cut to {cut}");
+    }
+    let mut longer = pack;
+    longer.push(0);
+    user.refused(&["clone", &says_pack(&refs, pack_answer(&longer)).url, "bait"]);
+    assert_eq!(user.names(), ["honest"]);
+}
+
+#[test]
+fn a_pack_of_another_repository_is_not_taken_for_the_wanted_one() {
+    let (_, pack) = recorded();
+    let mut other = small();
+    other.commit("main", "more", &[("b", Some(b"more"))]);
+    let refs = refs(&[("main", other.head("main"))]);
+    let user = User::new("secret-token");
+    let said = user.refused(&["clone", &says_pack(&refs, pack_answer(&pack)).url, "bait"]);
+    assert!(said.contains("is missing in it"), "{said}");
+    assert_eq!(user.names(), Vec::<String>::new());
+}
+
+#[test]
+fn a_continuation_of_another_pack_is_not_joined() {
+    let (refs, pack) = recorded();
+    let half = pack.len() / 2;
+    let begin =
+        format!("HTTP/1.1 200 OK\r\nETag: \"x\"\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", pack.len());
+    let first = [begin.as_bytes(), &pack[..half]].concat();
+    for (etag, from) in [("y", half), ("x", 0)] {
+        let range = format!("bytes {from}-{}/{}", pack.len() - 1, pack.len());
+        let head = format!(
+            "HTTP/1.1 206 Partial\r\nETag: \"{etag}\"\r\nContent-Range: {range}\r\nContent-Length: {}\r\n\r\n",
+            pack.len() - half
+        );
+        let (first, rest) = (first.clone(), [head.as_bytes(), &pack[half..]].concat());
+        let (refs, asked) = (refs.clone(), std::cell::Cell::new(0));
+        let bait = Hostile::new(Box::new(move |path| match path {
+            "/eve/bait/refs" => answer(&refs),
+            "/eve/bait/fetch/mpack" if asked.replace(1) == 0 => first.clone(),
+            "/eve/bait/fetch/mpack" => rest.clone(),
+            _ => not_found(),
+        }));
+        let user = User::new("secret-token");
+        let said = user.refused(&["clone", &bait.url, "bait"]);
+        assert!(said.contains("something else than was asked for"), "{said}");
+        let asked = bait.asked.lock().unwrap().last().unwrap().to_ascii_lowercase();
+        assert!(asked.contains(&format!("range: bytes={half}-")) && asked.contains("if-range: \"x\""), "{asked}");
+        assert_eq!(user.names(), Vec::<String>::new());
+    }
 }
 
 /// Clones from a server that answers `refs` and `fetch` so; the command must fail and leave nothing at all.
