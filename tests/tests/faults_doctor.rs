@@ -13,7 +13,7 @@ use reprise_tests::{
     faults::{
         damage::{Rest, Shown},
         doctor::{Allowed, check_kept, examine, interrupted, judge, treat},
-        run::run,
+        run::{open, read_until_error, run},
         script::{Script, Step, create, noise, padded, push, repo},
         stories::scripts,
     },
@@ -40,6 +40,11 @@ fn check(rest: &Rest, damaged: &Image, what: &str) {
         !(found.is_healthy() && log_shown == Shown::Detected && rest.clean),
         "{what}: the engine finds damage, the doctor does not"
     );
+    // What the engine still reads is not lost.
+    if let Ok((engine, _)) = open(&SimDisk::from_image(damaged), rest.segment_bytes) {
+        let readable = read_until_error(&engine).0.len() as u64;
+        assert!(found.readable_to.0 >= readable, "{what}: the engine reads up to {readable}, the doctor: {found:#?}");
+    }
     for allowed in [Allowed::Copy, Allowed::Loss] {
         let disk = SimDisk::from_image(damaged);
         let (found, treatment) = treat(&disk, rest, allowed).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -60,6 +65,13 @@ fn files(rest: &Rest) -> Vec<String> {
     rest.image.files.keys().filter(|path| named(path)).cloned().collect()
 }
 
+/// The bytes of a sealed segment's footer: from the `frames end` of its trailer (FORMAT.md 4.3) on.
+fn footer(segment: &[u8]) -> Option<std::ops::Range<usize>> {
+    let trailer = segment.len().checked_sub(144)?;
+    let frames_end = segment.get(trailer + 56..trailer + 64)?.try_into().ok().map(u64::from_le_bytes)?;
+    segment[trailer..].starts_with(b"RepriseF").then_some(frames_end as usize..segment.len())
+}
+
 #[test]
 fn every_flipped_byte_is_named_and_mended_from_a_copy_or_cut_away_with_the_loss_accepted() {
     let mut effort = Effort::of("F3 doctor, flipped bytes", 2);
@@ -68,9 +80,15 @@ fn every_flipped_byte_is_named_and_mended_from_a_copy_or_cut_away_with_the_loss_
         // The gate takes a sample; a prime, so that every field of a frame has its turn.
         let (step, mask) = if effort.is_long() { (1, 1 << (unit / 2 % 8)) } else { (13, 0x41) };
         for path in files(&rest) {
+            let footer = footer(rest.image.file(&path).unwrap());
             for at in (0..rest.image.file(&path).unwrap().len()).step_by(step) {
                 effort.saw(1);
-                check(&rest, &rest.with(&path, |bytes| bytes[at] ^= mask), &format!("{path} at {at}"));
+                let damaged = rest.with(&path, |bytes| bytes[at] ^= mask);
+                check(&rest, &damaged, &format!("{path} at {at}"));
+                if footer.as_ref().is_some_and(|footer| footer.contains(&at)) {
+                    let found = examine(&SimDisk::from_image(&damaged)).unwrap();
+                    assert!(found.findings.iter().any(|finding| finding.file == path), "{path} at {at} is not named");
+                }
             }
         }
     }

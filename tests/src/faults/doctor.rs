@@ -76,8 +76,8 @@ pub fn judge(rest: &Rest, disk: &SimDisk, allowed: Allowed, readable_to: Positio
     let bodies: Vec<&EventBody> = events.iter().map(|event| &event.body).collect();
     let wanted = match allowed {
         Allowed::Copy => rest.events.len(),
-        // A tear at the end, which recovery cuts, may take one batch more.
-        Allowed::Loss => bodies.len().min(readable_to.0 as usize),
+        // A tear at the end, which recovery cuts, may take the last event too.
+        Allowed::Loss => bodies.len().clamp((readable_to.0 as usize).saturating_sub(1), readable_to.0 as usize),
     };
     if bodies.len() != wanted || !bodies.iter().zip(&rest.events).all(|(found, known)| *found == known) {
         return Err(format!("{} of {} events, readable to {readable_to}", bodies.len(), rest.events.len()));
