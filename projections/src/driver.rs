@@ -92,7 +92,7 @@ fn establish(inner: &Inner, start: &mut Start) -> Result<(Arc<Live>, Checkpoint)
         }
         (Some(home), None) => home.open(inner.source())?,
     };
-    let losses = inner.home.as_ref().map_or(Ok(Vec::new()), |home| home.losses())?;
+    let losses = inner.home.as_ref().map_or(Ok(Vec::new()), |home| home.losses(inner.source()))?;
     inner.shared().possible_loss |= !losses.is_empty();
     match found {
         Found::Good { live, from, note } => {

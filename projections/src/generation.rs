@@ -8,7 +8,11 @@ use std::{fs, io, path::Path};
 
 use reprise_engine::{Error, Result, disk::Disk, id::Position};
 
-use crate::records::{self, Flushed, Loss};
+use crate::{
+    projections::Checkpoint,
+    records::{self, Flushed, Loss},
+    source::Source,
+};
 
 /// The highest number of all that exist; 0 if there is none.
 pub fn last_number(disk: &dyn Disk) -> Result<u64> {
@@ -52,11 +56,11 @@ pub fn aside_name(generation: &str) -> String {
 
 /// Keeps a generation under a name that nothing opens. With `loss`, because it knows more than the log: that is reported at
 /// every start while the record of it stands.
-pub fn set_aside(disk: &dyn Disk, generation: &str, loss: Option<&str>) -> Result<()> {
+pub fn set_aside(disk: &dyn Disk, generation: &str, loss: Option<&Loss>) -> Result<()> {
     let aside = aside_name(generation);
-    if let Some(reason) = loss {
+    if let Some(loss) = loss {
         // First: a crash after it only reports more than is there.
-        records::write(disk, &records::loss_name(&aside), &Loss { reason: reason.to_owned() })?;
+        records::write(disk, &records::loss_name(&aside), loss)?;
     }
     match disk.rename(generation, &aside) {
         Err(error) if error.is_not_found() => {}
@@ -67,8 +71,8 @@ pub fn set_aside(disk: &dyn Disk, generation: &str, loss: Option<&str>) -> Resul
     disk.sync_dir("")
 }
 
-/// The generations whose records say that they were flushed beyond `durable`, and up to where.
-pub fn flushed_beyond(disk: &dyn Disk, durable: Position) -> Result<Vec<(String, Position)>> {
+/// The generations whose records say that they were flushed beyond `durable`, with those records.
+pub fn flushed_beyond(disk: &dyn Disk, durable: Position) -> Result<Vec<(String, Flushed)>> {
     let mut found = Vec::new();
     for name in disk.list("")? {
         let Some(generation) = name.strip_suffix(records::FLUSHED).filter(|name| name.starts_with(LIVE)) else {
@@ -77,21 +81,39 @@ pub fn flushed_beyond(disk: &dyn Disk, durable: Position) -> Result<Vec<(String,
         if let Some(flushed) = records::read::<Flushed>(disk, &name)?
             && Position(flushed.position) > durable
         {
-            found.push((generation.to_owned(), Position(flushed.position)));
+            found.push((generation.to_owned(), flushed));
         }
     }
     Ok(found)
 }
 
-/// What the records of possible losses say.
-pub fn losses(disk: &dyn Disk) -> Result<Vec<String>> {
+/// What the records of possible losses say. One that speaks of events that the log has goes: they came back, from a copy of the
+/// log for example. The generation that knew them stays.
+pub fn losses(disk: &dyn Disk, source: &dyn Source) -> Result<Vec<String>> {
     let mut losses = Vec::new();
     for name in disk.list("")?.iter().filter(|name| name.starts_with(ASIDE) && name.ends_with(records::LOSS)) {
         let loss: Option<Loss> = records::read(disk, name)?;
+        if loss.as_ref().is_some_and(|loss| came_back(loss, source)) {
+            tracing::info!(name, "the log has everything that this index knew: no loss any more");
+            records::remove(disk, name)?;
+            continue;
+        }
         // A record that cannot be read still stands for a loss.
         losses.push(loss.map_or_else(|| format!("{name} cannot be read"), |loss| loss.reason));
     }
     Ok(losses)
+}
+
+/// Whether the log has what was taken for lost. What cannot be asked now is not refuted.
+fn came_back(loss: &Loss, source: &dyn Source) -> bool {
+    let known = loss.known.as_ref().and_then(|known| {
+        let chain = known.chain.parse().ok()?;
+        Some(Checkpoint { position: Position(known.position), chain })
+    });
+    known.is_some_and(|known| {
+        known.position <= source.durable().position
+            && source.chain_at(known.position).is_ok_and(|chain| chain == Some(known.chain))
+    })
 }
 
 /// Removes every generation but `live`, and records of generations that are gone. What cannot be removed is told and left:

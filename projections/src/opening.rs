@@ -21,7 +21,7 @@ use reprise_engine::{
 use crate::{
     generation,
     projections::Checkpoint,
-    records::{self, Current, Flushed, Opening},
+    records::{self, Current, Flushed, Known, Loss, Opening},
     source::Source,
     store::{
         Stamp, Store,
@@ -91,16 +91,17 @@ impl Home {
         let durable = source.durable().position;
         let mut reasons = vec![reason];
         for (name, known) in generation::flushed_beyond(&*self.disk, durable)? {
-            reasons.push(self.keep_aside(&name, &ahead(known, durable))?);
+            reasons.push(self.keep_aside(&name, &ahead(Position(known.position), durable), known.checkpoint().ok())?);
         }
         let possible_loss = possible_loss || reasons.len() > 1;
         reasons.retain(|reason| !reason.is_empty());
         Ok(Found::Rebuild { reason: reasons.join("; "), possible_loss, outdated })
     }
 
-    /// What the generations that were kept because they knew more than the log say, until an operator removes them.
-    pub fn losses(&self) -> Result<Vec<String>> {
-        generation::losses(&*self.disk)
+    /// What the generations that were kept because they knew more than the log say, until the log has it again or an operator
+    /// removes them.
+    pub fn losses(&self, source: &dyn Source) -> Result<Vec<String>> {
+        generation::losses(&*self.disk, source)
     }
 
     fn find(&self, source: &dyn Source) -> Result<Found> {
@@ -169,7 +170,9 @@ impl Home {
         let known = stamps.iter().flatten().map(|stamp| stamp.position).chain([stored.position]).max();
         let durable = source.durable().position;
         if let Some(known) = known.filter(|known| *known > durable) {
-            return self.aside(current, store, &ahead(known, durable));
+            // A stamp has no chain: without the checkpoint that goes with it nobody can say later that it came back.
+            let checkpoint = Some(stored).filter(|stored| stored.position == known);
+            return self.aside(current, store, &ahead(known, durable), checkpoint);
         }
         let clean: Option<Flushed> = records::read(&*self.disk, &records::clean_name(name))?;
         let flushed: Option<Flushed> = records::read(&*self.disk, &records::flushed_name(name))?;
@@ -191,7 +194,8 @@ impl Home {
         }
         for at in [from, stored] {
             if at.position > Position::ZERO && source.chain_at(at.position)? != Some(at.chain) {
-                return self.aside(current, store, &format!("the log is another one at {}", at.position));
+                let why = format!("the log is another one at {}", at.position);
+                return self.aside(current, store, &why, Some(stored));
             }
         }
         // Gone before anything is written: a clean mark must never outlive the state it speaks of.
@@ -205,19 +209,20 @@ impl Home {
         Ok(Found::Good { live, from, note })
     }
 
-    fn aside(&self, current: &Current, store: FjallStore, why: &str) -> Result<Found> {
+    fn aside(&self, current: &Current, store: FjallStore, why: &str, known: Option<Checkpoint>) -> Result<Found> {
         drop(store);
-        let reason = self.keep_aside(&current.generation, why)?;
+        let reason = self.keep_aside(&current.generation, why, known)?;
         self.forget()?;
         Ok(Found::Rebuild { reason, possible_loss: true, outdated: false })
     }
 
     /// Keeps a generation that knows more than the log; returns what to tell about it.
-    fn keep_aside(&self, name: &str, why: &str) -> Result<String> {
+    fn keep_aside(&self, name: &str, why: &str, known: Option<Checkpoint>) -> Result<String> {
         let reason = format!("generation {name} was kept as {}: {why}", generation::aside_name(name));
         tracing::error!(reason, "the log may have lost events");
-        generation::set_aside(&*self.disk, name, Some(&reason))?;
-        Ok(reason)
+        let loss = Loss { reason, known: known.map(Known::of) };
+        generation::set_aside(&*self.disk, name, Some(&loss))?;
+        Ok(loss.reason)
     }
 
     fn unusable(&self, current: Option<&Current>, why: &str) -> Result<Found> {

@@ -48,6 +48,18 @@ pub struct Opening {
 pub struct Loss {
     /// What was found.
     pub reason: String,
+    /// What the generation knew. A log that has it has lost nothing of it; without it only a person can say.
+    #[serde(default)]
+    pub known: Option<Known>,
+}
+
+/// An end of the log that an index was once at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Known {
+    /// Position of the last event.
+    pub position: u64,
+    /// The log's chained hash there, hex.
+    pub chain: String,
 }
 
 impl Current {
@@ -70,6 +82,13 @@ impl Current {
             }
         }
         (self.versions.len() > Model::ALL.len()).then(|| "a projection exists no more".to_owned())
+    }
+}
+
+impl Known {
+    /// What a checkpoint stands for.
+    pub fn of(checkpoint: Checkpoint) -> Known {
+        Known { position: checkpoint.position.0, chain: checkpoint.chain.to_string() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Replacing a file: the old bytes are kept first, the new ones are durable before they get the name.
 //!
-//! Invariants: a file is never written in place; what is kept is durable, under `damaged/<stamp>/`, before the name moves; an
-//! interrupted replacement leaves the old file and perhaps leftovers that the next one removes.
+//! Invariants: a file is never written in place; what is kept is durable, under `damaged/<stamp>/`, before the name moves, and
+//! never replaced by anything; an interrupted replacement leaves the old file and perhaps leftovers that the next one removes.
 
 use crate::{
     disk::{self, Disk, DiskFile, parent, write_all_at},
@@ -11,28 +11,46 @@ use crate::{
 
 /// Where new content stands until it gets its name.
 const MENDED: &str = "damaged/mended.new";
+/// Where a copy of what is kept stands until it is whole.
+const COPIED: &str = "damaged/kept.new";
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Keeps a copy of `path` as `damaged/<stamp>/<path>`, durably.
-pub(super) fn keep(disk: &dyn Disk, path: &str, stamp: &str) -> Result<()> {
-    let kept = place(path, stamp);
+/// Keeps a copy of `path` under `damaged/<stamp>/`, durably. Returns its name.
+pub(super) fn keep(disk: &dyn Disk, path: &str, stamp: &str) -> Result<String> {
+    let from = disk.open(path)?;
+    let kept = free_name(disk, path, stamp)?;
     disk::make_dir(disk, parent(&kept))?;
-    remove_if_there(disk, &kept)?;
-    let (from, to) = (disk.open(path)?, disk.create_new(&kept)?);
+    remove_if_there(disk, COPIED)?;
+    let to = disk.create_new(COPIED)?;
     copy(&*from, &*to, (0, from.len()?), 0)?;
     to.sync_data()?;
-    disk.sync_dir(parent(&kept))
+    disk.rename(COPIED, &kept)?;
+    disk.sync_dir(parent(&kept))?;
+    Ok(kept)
 }
 
-/// Moves `path` to `damaged/<stamp>/<path>`, durably: it is gone from where it was.
-pub(super) fn take_away(disk: &dyn Disk, path: &str, stamp: &str) -> Result<()> {
-    let kept = place(path, stamp);
+/// Moves `path` to under `damaged/<stamp>/`, durably: it is gone from where it was. Returns its new name.
+pub(super) fn take_away(disk: &dyn Disk, path: &str, stamp: &str) -> Result<String> {
+    let kept = free_name(disk, path, stamp)?;
     disk::make_dir(disk, parent(&kept))?;
     disk.rename(path, &kept)?;
-    // The new name first: with either order one of the two is there, but only so never none.
+    // The new name before the loss of the old one: in this order a crash leaves one of them or both.
     disk.sync_dir(parent(&kept))?;
-    disk.sync_dir(parent(path))
+    disk.sync_dir(parent(path))?;
+    Ok(kept)
+}
+
+/// Writes a new file under `damaged/<stamp>/`, durably.
+pub(super) fn leave(disk: &dyn Disk, name: &str, stamp: &str, bytes: &[u8]) -> Result<()> {
+    let left = free_name(disk, name, stamp)?;
+    disk::make_dir(disk, parent(&left))?;
+    remove_if_there(disk, COPIED)?;
+    let file = disk.create_new(COPIED)?;
+    write_all_at(&*file, bytes, 0)?;
+    file.sync_data()?;
+    disk.rename(COPIED, &left)?;
+    disk.sync_dir(parent(&left))
 }
 
 /// Makes new content: `write` fills an empty file, `proven` says whether it is what it should be. `None` if it is not.
@@ -57,25 +75,16 @@ pub(super) fn make(
 pub(super) struct Mended;
 
 impl Mended {
-    /// What `look` makes of it.
-    pub(super) fn look<T>(&self, disk: &dyn Disk, look: &dyn Fn(&dyn Disk, &str) -> Result<T>) -> Result<T> {
-        look(disk, MENDED)
-    }
-
-    /// It is not wanted.
-    pub(super) fn discard(self, disk: &dyn Disk) -> Result<()> {
-        remove_if_there(disk, MENDED)
-    }
-
-    /// Gives it the name, durably; what has the name now is kept before.
-    pub(super) fn put(self, disk: &dyn Disk, path: &str, stamp: &str) -> Result<()> {
-        match keep(disk, path, stamp) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
-        }
+    /// Gives it the name, durably; what has the name now is kept before. Returns under which name, if there was anything.
+    pub(super) fn put(self, disk: &dyn Disk, path: &str, stamp: &str) -> Result<Option<String>> {
+        let kept = match keep(disk, path, stamp) {
+            Err(error) if error.is_not_found() => None,
+            kept => Some(kept?),
+        };
         disk::make_dir(disk, parent(path))?;
         disk.rename(MENDED, path)?;
-        disk.sync_dir(parent(path))
+        disk.sync_dir(parent(path))?;
+        Ok(kept)
     }
 }
 
@@ -95,6 +104,11 @@ pub(super) fn copy(source: &dyn DiskFile, into: &dyn DiskFile, (from, to): (u64,
     Ok(())
 }
 
+/// Copies all of a file.
+pub(super) fn copy_whole(source: &dyn DiskFile, into: &dyn DiskFile) -> Result<()> {
+    copy(source, into, (0, source.len()?), 0)
+}
+
 /// Makes a file `len` bytes long; what is added are written zeros, as in every segment.
 pub(super) fn extend_with_zeros(file: &dyn DiskFile, len: u64) -> Result<()> {
     let zeros = vec![0; PIECE_BYTES];
@@ -107,6 +121,15 @@ pub(super) fn extend_with_zeros(file: &dyn DiskFile, len: u64) -> Result<()> {
     Ok(())
 }
 
-fn place(path: &str, stamp: &str) -> String {
-    format!("damaged/{stamp}/{path}")
+/// `damaged/<stamp>/<path>`, or with a number behind it if that is taken: a file may be replaced more than once.
+fn free_name(disk: &dyn Disk, path: &str, stamp: &str) -> Result<String> {
+    let plain = format!("damaged/{stamp}/{path}");
+    let taken = disk.list(parent(&plain))?;
+    let mut name = plain.clone();
+    let mut number = 0u64;
+    while taken.iter().any(|taken| name.ends_with(&format!("/{taken}"))) {
+        number += 1;
+        name = format!("{plain}.{number}");
+    }
+    Ok(name)
 }

@@ -3,25 +3,38 @@
 //! Invariants: [`Doctor::examine`] changes nothing and reads every byte; [`Doctor::treat`] puts nothing in the place of damaged
 //! bytes but bytes that prove themselves (frames that continue the chain up to the next sound ones, packs that hash to their
 //! name, copies of a sound header), or, when the loss was named and accepted, nothing at all; what it replaces is kept first,
-//! under `damaged/`, durably; it may be interrupted anywhere and run again. No engine is open meanwhile: the lock is held.
+//! under `damaged/`, durably; it may be interrupted anywhere and run again. No engine is open meanwhile: the lock is held. A place
+//! that the disk cannot read is damage like any other.
 
 use std::{fmt, sync::Arc};
 
+use self::{
+    gaps::Gap,
+    sectors::{Forgiving, Unreadable},
+};
 use crate::{
     clock::Random,
     disk::{Disk, DiskLock},
+    engine::Durable,
     error::{Error, Result},
     id::{LogId, Position},
     log::files::{LOCK, LOG_DIR},
 };
 
 mod aside;
+mod copies;
+mod cut;
 mod examine;
+mod gaps;
+mod mend;
 mod packs;
+mod place;
+mod sectors;
 mod segment;
 mod treat;
 
-pub use treat::{Copies, Orders, Treatment};
+pub use copies::Copies;
+pub use treat::{BeforeCut, Orders, Treatment};
 
 /// What a patient consists of.
 #[derive(Clone)]
@@ -30,13 +43,25 @@ pub struct Patient {
     pub disk: Arc<dyn Disk>,
     /// Files of the pack store.
     pub pack_files: Arc<dyn Disk>,
-    /// For the pack store, which is opened anew for each examination: it keeps files open that a treatment replaces.
+    /// Where the pack store is under `disk`, for people: `""`, or a directory with a `/` behind it.
+    pub pack_root: &'static str,
+    /// For salts, and for the pack store, which is opened anew for each examination: it keeps files open that a treatment replaces.
     pub random: Arc<dyn Random>,
+}
+
+/// The same, as the doctor reads it.
+struct Files {
+    disk: Arc<dyn Disk>,
+    unreadable: Arc<Unreadable>,
+    pack_files: Arc<dyn Disk>,
+    unreadable_packs: Arc<Unreadable>,
+    pack_root: &'static str,
+    random: Arc<dyn Random>,
 }
 
 /// A data directory that nobody else has open.
 pub struct Doctor {
-    patient: Patient,
+    files: Files,
     _lock: Box<dyn DiskLock>,
 }
 
@@ -61,6 +86,10 @@ pub struct Diagnosis {
     pub findings: Vec<Finding>,
     /// Findings beyond that.
     pub more: u64,
+    /// What was durable once, if the anchor says so.
+    anchor: Option<Durable>,
+    /// The parts of the log that cannot stand as they are.
+    gaps: Vec<Gap>,
 }
 
 /// One thing that is not as it should be.
@@ -91,6 +120,8 @@ pub enum Remedy {
     Copy,
     /// An intact copy of the pack, or a push of the same content.
     CopyOrPush,
+    /// A push of the same content.
+    Push,
     /// A person must look.
     Person,
 }
@@ -112,6 +143,7 @@ impl fmt::Display for Remedy {
                 "--repair --from DIR takes it from an intact copy; or start the server, let `reprise verify --deep` condemn it, and push \
                  the same content again"
             }
+            Remedy::Push => "start the server and push the same content again: nothing else makes readers find it",
             Remedy::Person => "nothing is done about it here: see what it says",
         })
     }
@@ -133,6 +165,11 @@ impl Diagnosis {
         self.findings.iter().any(|finding| finding.remedy == Remedy::Copy)
     }
 
+    /// Whether a file has a finding with this remedy.
+    fn has(&self, file: &str, remedy: Remedy) -> bool {
+        self.findings.iter().any(|finding| finding.file == file && finding.remedy == remedy)
+    }
+
     fn note(&mut self, finding: Finding) {
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(finding);
@@ -152,17 +189,33 @@ impl Doctor {
             return Err(Error::not_found("there is no log here"));
         }
         let lock = patient.disk.lock(LOCK, holder)?;
-        Ok(Doctor { patient, _lock: lock })
+        Ok(Doctor { files: Files::of(patient), _lock: lock })
     }
 
     /// Reads every byte of the log and, with `packs`, of every pack that it names. `Unavailable` if the listener ends it.
     pub fn examine(&self, packs: bool, listener: Listener<'_>) -> Result<Diagnosis> {
-        examine::examine(&self.patient, packs, listener)
+        examine::examine(&self.files, packs, listener)
     }
 
-    /// Does what `orders` allow about what `diagnosis` found; `stamp` names the place for what is replaced.
-    pub fn treat(&self, diagnosis: &Diagnosis, orders: &Orders, stamp: &str) -> Result<Treatment> {
-        treat::treat(&self.patient, diagnosis, orders, stamp)
+    /// Does what `orders` allow about what `diagnosis` found; `stamp` names the place for what is replaced. What was done is told
+    /// also when an error or the listener ended it.
+    pub fn treat(&self, diagnosis: &Diagnosis, orders: &Orders, stamp: &str, listener: Listener<'_>) -> Treatment {
+        treat::treat(&self.files, diagnosis, orders, stamp, listener)
+    }
+}
+
+impl Files {
+    fn of(patient: Patient) -> Files {
+        let Patient { disk, pack_files, pack_root, random } = patient;
+        let (unreadable, unreadable_packs) = (Arc::<Unreadable>::default(), Arc::<Unreadable>::default());
+        Files {
+            disk: Arc::new(Forgiving::new(disk, Arc::clone(&unreadable))),
+            unreadable,
+            pack_files: Arc::new(Forgiving::new(pack_files, Arc::clone(&unreadable_packs))),
+            unreadable_packs,
+            pack_root,
+            random,
+        }
     }
 }
 

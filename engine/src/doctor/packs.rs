@@ -1,11 +1,12 @@
 //! Packs as the log knows them: each is read whole when its event is met, and what happened to it later is counted.
 //!
 //! Invariants: memory grows with the damage, not with the log; rows that were condemned and delivered again to the same
-//! repository are healed, and so is what belonged to a repository that is gone or a pack that was retired.
+//! repository are healed, and so is what belonged to a repository that is gone or a pack that was retired; rows that were condemned
+//! and not delivered again are missed by readers, also when the pack is sound again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{FINDINGS_MAX, Finding, Remedy};
+use super::{FINDINGS_MAX, Files, Finding, Remedy};
 use crate::{
     error::Result,
     event::{Event, EventBody, ObjectsReceived},
@@ -14,10 +15,15 @@ use crate::{
     store::{ObjectStore, StoreKey},
 };
 
+type Rows = BTreeSet<(Kind, ObjectId)>;
+
 /// The packs that have something.
-pub(super) struct Ward<'a> {
+pub(super) struct DamagedPacks<'a> {
     store: &'a dyn ObjectStore,
-    sick: Vec<Sick>,
+    files: &'a Files,
+    damaged: Vec<Damaged>,
+    /// Rows that readers skip until they are delivered again.
+    condemned: BTreeMap<(PackId, RepoId), Rows>,
     /// Packs looked at.
     pub(super) packs: u64,
     /// Their bytes.
@@ -26,19 +32,19 @@ pub(super) struct Ward<'a> {
     beyond: u64,
 }
 
-struct Sick {
+struct Damaged {
     pack: PackId,
     repo: RepoId,
     position: Position,
-    rows: BTreeSet<(Kind, ObjectId)>,
-    condemned: BTreeSet<(Kind, ObjectId)>,
+    rows: Rows,
     problem: String,
     offset: u64,
 }
 
-impl Ward<'_> {
-    pub(super) fn new(store: &dyn ObjectStore) -> Ward<'_> {
-        Ward { store, sick: Vec::new(), packs: 0, bytes: 0, beyond: 0 }
+impl DamagedPacks<'_> {
+    pub(super) fn new<'a>(store: &'a dyn ObjectStore, files: &'a Files) -> DamagedPacks<'a> {
+        let (damaged, condemned) = (Vec::new(), BTreeMap::new());
+        DamagedPacks { store, files, damaged, condemned, packs: 0, bytes: 0, beyond: 0 }
     }
 
     /// Takes in the next event of the log.
@@ -49,86 +55,115 @@ impl Ward<'_> {
                 self.examine(event.position, received)?;
             }
             EventBody::RowsCondemned(condemned) => {
-                for sick in self.sick.iter_mut().filter(|sick| sick.pack == condemned.pack) {
-                    sick.condemned.extend(&condemned.rows);
-                }
+                let rows = self.condemned.entry((condemned.pack, condemned.repo)).or_default();
+                rows.extend(&condemned.rows);
             }
             EventBody::PacksRelocated(moved) => {
                 let retired = |pack| moved.packs.iter().any(|(moved, to)| *moved == pack && to.is_none());
-                self.sick.retain(|sick| !retired(sick.pack));
+                self.damaged.retain(|damaged| !retired(damaged.pack));
+                self.condemned.retain(|(pack, _), _| !retired(*pack));
             }
-            EventBody::RepoDeleted(gone) => self.sick.retain(|sick| sick.repo != gone.repo),
+            EventBody::RepoDeleted(gone) => {
+                self.damaged.retain(|damaged| damaged.repo != gone.repo);
+                self.condemned.retain(|(_, repo), _| *repo != gone.repo);
+            }
             _ => {}
         }
         Ok(())
     }
 
+    /// What was condemned and is delivered again is where it was delivered to now.
     fn heal(&mut self, received: &ObjectsReceived) {
-        for sick in self.sick.iter_mut().filter(|sick| sick.repo == received.repo) {
-            for row in &received.rows {
-                if sick.condemned.contains(&(row.kind, row.id)) {
-                    sick.rows.remove(&(row.kind, row.id));
+        for ((pack, repo), condemned) in self.condemned.iter_mut().filter(|((_, repo), _)| *repo == received.repo) {
+            for row in received.rows.iter().map(|row| (row.kind, row.id)) {
+                if condemned.remove(&row) {
+                    let same = |damaged: &&mut Damaged| (damaged.pack, damaged.repo) == (*pack, *repo);
+                    for damaged in self.damaged.iter_mut().filter(same) {
+                        damaged.rows.remove(&row);
+                    }
                 }
             }
         }
-        self.sick.retain(|sick| !sick.rows.is_empty());
+        self.condemned.retain(|_, rows| !rows.is_empty());
+        self.damaged.retain(|damaged| !damaged.rows.is_empty());
     }
 
     fn examine(&mut self, position: Position, received: &ObjectsReceived) -> Result<()> {
         self.packs += 1;
-        let mut rows = BTreeSet::new();
+        let key = StoreKey::pack(received.pack);
+        let mut rows = Rows::new();
         let mut first: Option<String> = None;
         let verified = pack::verify(self.store, received.pack, &mut |kind, id, what| {
             rows.insert((kind, id));
             first.get_or_insert(what);
         });
+        let all = || received.rows.iter().map(|row| (row.kind, row.id)).collect();
         let (problem, offset) = match verified {
             Ok(found) => {
                 self.bytes += found.stored.bytes;
-                let same = found.stored.table_hash == received.table_hash;
-                match (first, same) {
-                    (None, true) => return Ok(()),
-                    (Some(what), _) => (what, 0),
-                    (None, false) => ("its table is not the one that the log knows".to_owned(), 0),
+                let unreadable = self.files.unreadable_packs.of(key.as_str());
+                if found.stored.table_hash != received.table_hash {
+                    rows = all();
+                    ("its table is not the one that the log knows".to_owned(), 0)
+                } else if let Some(what) = first {
+                    (what, 0)
+                } else if let Some((offset, _)) = unreadable {
+                    rows = all();
+                    ("the disk cannot read a part of it".to_owned(), offset)
+                } else {
+                    return Ok(());
                 }
             }
             Err(error) if error.is_corrupt() || error.is_not_found() => {
-                rows = received.rows.iter().map(|row| (row.kind, row.id)).collect();
+                rows = all();
                 (error.to_string(), error.offset().unwrap_or(0))
             }
             Err(error) => return Err(error),
         };
-        if self.sick.len() >= FINDINGS_MAX {
+        if self.damaged.len() >= FINDINGS_MAX {
             self.beyond += 1;
             return Ok(());
         }
-        let (pack, repo, condemned) = (received.pack, received.repo, BTreeSet::new());
-        self.sick.push(Sick { pack, repo, position, rows, condemned, problem, offset });
+        let (pack, repo) = (received.pack, received.repo);
+        self.damaged.push(Damaged { pack, repo, position, rows, problem, offset });
         Ok(())
     }
 
-    /// What is still damaged.
+    /// What is still damaged, and what is condemned though its pack is sound.
     pub(super) fn findings(self) -> impl Iterator<Item = Finding> {
-        let beyond = (self.beyond > 0).then(|| Finding {
-            file: "packs".to_owned(),
-            offset: 0,
+        let DamagedPacks { files, damaged, mut condemned, beyond, .. } = self;
+        let finding = |file: String, offset, problem, remedy| Finding {
+            file: format!("{}{file}", files.pack_root),
+            offset,
             bytes: None,
-            problem: format!("{} more damaged packs", self.beyond),
+            problem,
             events: None,
-            remedy: Remedy::CopyOrPush,
-        });
-        let of = |sick: Sick| {
-            let condemned = if sick.condemned.is_empty() { "" } else { "; condemned, it waits for a push" };
-            let affected = format!("{} objects of repository {}", sick.rows.len(), sick.repo);
-            Finding {
-                file: StoreKey::pack(sick.pack).as_str().to_owned(),
-                offset: sick.offset,
-                bytes: None,
-                problem: format!("{} ({affected}, delivered by event {}{condemned})", sick.problem, sick.position),
-                events: None,
-                remedy: Remedy::CopyOrPush,
-            }
+            remedy,
         };
-        self.sick.into_iter().map(of).chain(beyond)
+        let mut findings = Vec::new();
+        for damaged in damaged {
+            let waits = condemned.remove(&(damaged.pack, damaged.repo)).is_some();
+            let waits = if waits { "; condemned, it waits for a push" } else { "" };
+            let affected = format!("{} objects of repository {}", damaged.rows.len(), damaged.repo);
+            let text =
+                format!("{} ({affected}, delivered by event {}{waits})", damaged.problem, damaged.position);
+            findings.push(finding(key_of(damaged.pack), damaged.offset, text, Remedy::CopyOrPush));
+        }
+        for ((pack, repo), rows) in condemned {
+            let text = format!(
+                "the pack is sound, but {} objects of repository {repo} were condemned in it and not pushed again since",
+                rows.len()
+            );
+            findings.push(finding(key_of(pack), 0, text, Remedy::Push));
+        }
+        if beyond > 0 {
+            let text = format!("{beyond} more damaged packs");
+            findings.push(finding("packs".to_owned(), 0, text, Remedy::CopyOrPush));
+        }
+        findings.into_iter()
     }
+}
+
+fn key_of(pack: PackId) -> String {
+    StoreKey::pack(pack).as_str().to_owned()
 }

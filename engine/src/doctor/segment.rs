@@ -11,7 +11,7 @@ use crate::{
     id::{ChainHash, Position},
     log::{
         footer::{Part, Trailer},
-        frame::{self, FRAME_MAGIC, HEADER_LEN},
+        frame::{self, Draft, FRAME_MAGIC, FrameHeader, HEADER_LEN, MARK, Salt},
         header::{BLOCK_LEN, SegmentHeader},
         scan::{From, GroupReader, RawGroup, Step, read_up_to},
         survey::{read_trailer, section_of},
@@ -41,6 +41,29 @@ pub(super) struct Hole {
     /// The position after it, and the ordinal of the write there, if frames go on.
     pub(super) resumes: Option<(Position, u64)>,
     pub(super) why: String,
+}
+
+impl Hole {
+    /// How many marks stood here, if it was marks and nothing else: they are of one length and move neither positions nor chain.
+    pub(super) fn marks(&self) -> Option<u64> {
+        let ((start, end), (position, sequence)) = ((self.bytes.0, self.bytes.1?), self.resumes?);
+        let count = sequence.checked_sub(self.sequence)?;
+        let fits = count.checked_mul(frame::frame_len(0) as u64) == Some(end - start);
+        (fits && count > 0 && position == self.next).then_some(count)
+    }
+}
+
+/// Appends `count` marks that stand before the event at `next`.
+pub(super) fn append_marks(
+    into: &mut Vec<u8>,
+    salt: &Salt,
+    (next, chain): (Position, ChainHash),
+    (first, count): (u64, u64),
+) {
+    for sequence in first..first + count {
+        let draft = Draft { flags: MARK, count: 0, first: next, sequence, time_ms: 0, previous: chain };
+        frame::append(into, salt, &draft, &[]);
+    }
 }
 
 /// What a walk saw.
@@ -176,30 +199,54 @@ impl Opened {
     }
 
     /// The first whole frame of a later write behind where a walk stopped. Frames of the damaged write itself share its ordinal.
-    fn resume(&self, stopped: &GroupReader, limit: u64) -> Result<Option<(u64, frame::FrameHeader)>> {
+    fn resume(&self, stopped: &GroupReader, limit: u64) -> Result<Option<(u64, FrameHeader)>> {
+        let mut found = None;
+        self.headers((stopped.offset, limit), &mut |offset, header| {
+            let later = header.sequence > stopped.sequence && header.first >= stopped.next;
+            if later && self.whole(offset, &header, limit)? {
+                found = Some((offset, header));
+            }
+            Ok(found.is_none())
+        })?;
+        Ok(found)
+    }
+
+    /// The position behind the last event that a frame of a later write names, which begins behind where the groups end. Its own
+    /// body may be damaged too: that it was begun proves that what stood before it had been synced.
+    pub(super) fn claimed_beyond(&self, walked: &Walked) -> Result<Option<Position>> {
+        let mut next = None;
+        self.headers((walked.end, self.len), &mut |_, header| {
+            if header.sequence > walked.sequence && header.first >= walked.next {
+                next = next.max(Some(Position(header.first.0 + u64::from(header.count))));
+            }
+            Ok(true)
+        })?;
+        Ok(next)
+    }
+
+    /// Every sound frame header in a part of the file, until `each` answers false.
+    fn headers(&self, (from, to): (u64, u64), each: &mut dyn FnMut(u64, FrameHeader) -> Result<bool>) -> Result<()> {
         let mut window = vec![0; WINDOW_BYTES];
-        let mut at = stopped.offset;
-        while at < limit {
-            let wanted = usize::try_from(limit - at).unwrap_or(usize::MAX).min(window.len());
+        let mut at = from;
+        while at < to {
+            let wanted = usize::try_from(to - at).unwrap_or(usize::MAX).min(window.len());
             let got = read_up_to(&*self.file, &mut window[..wanted], at)?;
             for start in memchr::memmem::find_iter(&window[..got], &FRAME_MAGIC) {
-                let offset = at + start as u64;
                 let Some(header) = frame::parse_header(&self.header.salt, &window[start..got]) else { continue };
-                let later = header.sequence > stopped.sequence && header.first >= stopped.next;
-                if later && self.whole(offset, &header, limit)? {
-                    return Ok(Some((offset, header)));
+                if !each(at + start as u64, header)? {
+                    return Ok(());
                 }
             }
             if got < window.len() {
-                break;
+                return Ok(());
             }
             // Windows overlap by a header, so that one across the border is seen.
             at += (window.len() - HEADER_LEN.next_multiple_of(frame::ALIGN)) as u64;
         }
-        Ok(None)
+        Ok(())
     }
 
-    fn whole(&self, offset: u64, header: &frame::FrameHeader, limit: u64) -> Result<bool> {
+    fn whole(&self, offset: u64, header: &FrameHeader, limit: u64) -> Result<bool> {
         if u64::from(header.len) > limit - offset {
             return Ok(false);
         }

@@ -1,32 +1,26 @@
-//! Treating: from the same file, from an intact copy, or, when the loss is named and accepted, by ending the log before it.
+//! Treating: what can be made whole is made whole, step by step, until no step is left that proves itself; then the loss that was
+//! named, if one was, is cut away; then the packs.
 //!
-//! Invariants: new content takes a name only when a walk over it has proven it: its own first position, the chain of the segment
-//! before it, no hole, and an end that the next segment continues (the last one: everything that could be read before); a log is
-//! cut from its end towards the damage, the anchor last, so that an interrupted cut is still seen as damage and cut again.
+//! Invariants: after each round the log is looked at anew, so that what one step made readable can vouch for the next; what was
+//! done is told however it ends; nothing irreversible is done but what [`Orders::accept_loss_after`] names, and
+//! [`Orders::before_cut`] is asked right before it.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
 use super::{
-    Diagnosis, Patient, Remedy,
-    aside::{self, Mended, copy, extend_with_zeros},
-    examine::{examine, path_of},
-    segment::{self, Opened, Walked},
+    Diagnosis, Files, Listener, Remedy,
+    aside::{self, copy_whole},
+    copies::{Copies, Source},
+    examine::{examine, go_on, path_of},
 };
 use crate::{
-    disk::{Disk, DiskFile, write_all_at},
-    engine::Durable,
+    disk::DiskFile,
     error::{Error, Result},
-    id::{ChainHash, LogId, PackId, Position},
-    log::{
-        anchor::Anchor,
-        files::{LOG_DIR, read_anchor, write_anchor},
-        frame::{self, Draft, MARK},
-        header::{BLOCK_LEN, position_of_name},
-        scan::{look_beyond, read_up_to},
-    },
-    store::StoreKey,
+    id::{LogId, PackId, Position},
+    log::{files::ANCHOR, scan::read_up_to},
+    store::{ObjectStore, StoreKey, directory::DirectoryStore},
 };
 
 /// What may be done.
@@ -34,220 +28,155 @@ use crate::{
 pub struct Orders {
     /// An intact copy to take bytes from.
     pub from: Option<Copies>,
-    /// End the log at this position, which must be where it stops being readable.
+    /// End the log at this position: where it stops being readable, or where a copy of its end does.
     pub accept_loss_after: Option<Position>,
+    /// What must be done right before events are given up.
+    pub before_cut: Option<BeforeCut>,
 }
 
-/// A copy of the data directory, or of a part of it.
-#[derive(Clone)]
-pub struct Copies {
-    /// Like [`Patient::disk`].
-    pub disk: Arc<dyn Disk>,
-    /// Like [`Patient::pack_files`].
-    pub pack_files: Arc<dyn Disk>,
-}
+/// Done right before events are given up, perhaps more than once. Answers what it did, if it did anything; an error leaves the log
+/// as it is.
+pub type BeforeCut = Arc<dyn Fn() -> Result<Option<String>> + Send + Sync>;
 
 /// What was done.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Treatment {
     /// One line for each thing done.
     pub done: Vec<String>,
     /// One line for each thing that could not be done, with what would help.
     pub left: Vec<String>,
+    /// How it is now; `None` if it ended early.
+    pub after: Option<Diagnosis>,
+    /// Why it ended early.
+    pub ended: Option<Error>,
 }
 
 /// Does what is allowed.
-pub(super) fn treat(patient: &Patient, found: &Diagnosis, orders: &Orders, stamp: &str) -> Result<Treatment> {
-    let mut room = Room { patient, orders, stamp, treatment: Treatment::default() };
-    let Some(log) = found.log else {
-        room.treatment
-            .left
-            .push("no segment of the log can be read: put an intact copy of log/ in its place".to_owned());
-        return Ok(room.treatment);
-    };
-    let mut hurt = files(found, &[Remedy::Derive, Remedy::Copy]);
-    // Twice: what vouches for a segment may itself be made whole only after it.
-    for last in [false, true] {
-        for file in std::mem::take(&mut hurt) {
-            let Some(first) = file.rsplit('/').next().and_then(position_of_name) else { continue };
-            let lost =
-                found.findings.iter().filter(|finding| finding.file == file).filter_map(|finding| finding.events);
-            let reach = lost.map(|(_, last)| last.next()).max().unwrap_or(first);
-            match room.segment(file, &Wanted { log, first, reach })? {
-                None => {}
-                Some(why) if last => room.treatment.left.push(format!("{file}: {why}")),
-                Some(_) => drop(hurt.insert(file)),
+pub(super) fn treat(
+    files: &Files,
+    found: &Diagnosis,
+    orders: &Orders,
+    stamp: &str,
+    listener: Listener<'_>,
+) -> Treatment {
+    let (done, left, mended, taken) = Default::default();
+    let mut work = Work { files, orders, stamp, listener, from: None, mended, taken, done, left };
+    let treated = work.all(found);
+    let told = work.report();
+    let Work { done, left, .. } = work;
+    match treated.and_then(|after| told.map(|()| after)) {
+        Ok(after) => Treatment { done, left, after: Some(after), ended: None },
+        Err(error) => Treatment { done, left, after: None, ended: Some(error) },
+    }
+}
+
+/// A treatment under way.
+pub(super) struct Work<'a> {
+    pub(super) files: &'a Files,
+    pub(super) orders: &'a Orders,
+    pub(super) stamp: &'a str,
+    listener: Listener<'a>,
+    pub(super) from: Option<Source>,
+    /// Segments that were made whole, and those that were taken from the copy: none is twice, so the rounds end.
+    pub(super) mended: BTreeSet<Position>,
+    pub(super) taken: BTreeSet<Position>,
+    pub(super) done: Vec<String>,
+    pub(super) left: Vec<String>,
+}
+
+/// What became of a gap.
+pub(super) enum Step {
+    /// It is smaller, or gone.
+    Done,
+    /// The log ends before it now.
+    Cut,
+    /// It is as it was: why.
+    Left(String),
+}
+
+impl Work<'_> {
+    fn all(&mut self, found: &Diagnosis) -> Result<Diagnosis> {
+        self.from = self.orders.from.as_ref().map(Source::of).transpose()?;
+        let packs = found.packs.is_some();
+        let mut now = found.clone();
+        loop {
+            let done = self.done.len();
+            self.left.clear();
+            self.log(&now)?;
+            if self.done.len() == done {
+                break;
+            }
+            now = self.look(false)?;
+        }
+        self.cut(&now)?;
+        if !self.done.is_empty() {
+            // Events that can be read again name packs that nobody looked at.
+            now = self.look(packs)?;
+        }
+        let done = self.done.len();
+        self.packs(&now)?;
+        if self.done.len() > done {
+            now = self.look(packs)?;
+        }
+        Ok(now)
+    }
+
+    fn look(&mut self, packs: bool) -> Result<Diagnosis> {
+        examine(self.files, packs, &mut *self.listener)
+    }
+
+    /// One try at every part of the log that is not as it should be.
+    fn log(&mut self, now: &Diagnosis) -> Result<()> {
+        let disk = &*self.files.disk;
+        for path in [path_of(Position::ZERO), ANCHOR.to_owned()] {
+            if now.has(&path, Remedy::Derive) {
+                let kept = aside::take_away(disk, &path, self.stamp)?;
+                self.done.push(format!("{path}: taken away, kept as {kept}"));
             }
         }
-    }
-    // Events that can be read again name packs that nobody looked at.
-    let again = match found.packs {
-        Some(_) if !room.treatment.done.is_empty() => Some(examine(patient, true, &mut |_, _| true)?),
-        _ => None,
-    };
-    for file in files(again.as_ref().unwrap_or(found), &[Remedy::CopyOrPush]) {
-        room.pack(file)?;
-    }
-    if found.misses_events() {
-        room.cut(log)?;
-    }
-    room.report()?;
-    Ok(room.treatment)
-}
-
-/// The files that have findings with one of these remedies, in order.
-fn files<'a>(found: &'a Diagnosis, wanted: &[Remedy]) -> BTreeSet<&'a str> {
-    let of = found.findings.iter().filter(|finding| wanted.contains(&finding.remedy));
-    of.map(|finding| finding.file.as_str()).collect()
-}
-
-struct Room<'a> {
-    patient: &'a Patient,
-    orders: &'a Orders,
-    stamp: &'a str,
-    treatment: Treatment,
-}
-
-/// New content and how it came about.
-type Made = (Mended, &'static str);
-
-/// Which segment is to be made whole.
-struct Wanted {
-    log: LogId,
-    first: Position,
-    /// The position behind the last event that it should have.
-    reach: Position,
-}
-
-/// What a segment must be to stand in its place.
-struct Place {
-    log: LogId,
-    first: Position,
-    before: Option<ChainHash>,
-    /// Where it must end, and with which chain; without a successor: how far it must reach.
-    after: Option<(Position, Option<ChainHash>)>,
-    reach: Position,
-}
-
-impl Room<'_> {
-    /// Tries what there is, the least change first. Why it is left as it was, if nothing helped.
-    fn segment(&mut self, path: &str, wanted: &Wanted) -> Result<Option<String>> {
-        let disk = &*self.patient.disk;
-        let own = found(segment::open(disk, path))?;
-        let copy = self.copy_of(path)?;
-        let mut place = self.place(wanted)?;
-        let mended = match &own {
-            Some(own) => self.mend_own(own, copy.as_deref(), &mut place)?,
-            None => self.under_a_copied_header(path, copy.as_deref(), &place)?,
+        if now.gaps.is_empty() {
+            return Ok(());
+        }
+        let Some(log) = self.which_log(now)? else {
+            self.left.push("nothing says which log this is: put an intact copy of log/ in its place".to_owned());
+            return Ok(());
         };
-        let mended = match (mended, copy) {
-            (Some(mended), _) => Ok(mended),
-            (None, Some(copy)) => self.take_copy(&*copy, &place)?,
-            (None, None) if self.orders.from.is_some() => Err("the copy has no such file".to_owned()),
-            (None, None) => Err("an intact copy is needed (--from DIR)".to_owned()),
-        };
-        match mended {
-            Ok((mended, how)) => {
-                mended.put(disk, path, self.stamp)?;
-                self.treatment.done.push(format!("{path}: made whole {how}"));
-                Ok(None)
+        for gap in &now.gaps {
+            go_on(&mut *self.listener, 0, 1)?;
+            let stands = self.mend(log, now.anchor, gap)?;
+            match if stands { Step::Done } else { self.fill(log, now, gap)? } {
+                Step::Done => {}
+                // What comes behind is not there any more.
+                Step::Cut => return Ok(()),
+                Step::Left(why) => self.left.push(format!("{}: {why}", path_of(gap.from))),
             }
-            Err(why) => Ok(Some(why)),
         }
+        Ok(())
     }
 
-    /// Its own bytes, then with what is missing from the copy.
-    fn mend_own(&self, own: &Opened, copy: Option<&dyn DiskFile>, place: &mut Place) -> Result<Option<Made>> {
-        let disk = &*self.patient.disk;
-        let walked = own.walk(place.boundary(), &mut |group| group.decode().map(drop))?;
-        place.reach = place.reach.max(walked.next);
-        let proven = |disk: &dyn Disk, path: &str| place.proves(disk, path);
-        let footer = own.footer_sound()? && own.trailer.as_ref().is_some_and(|trailer| trailer.chain == walked.chain);
-        if let Some(mended) = aside::make(disk, &|into| rewrite(own, &walked, footer, None, into), &proven)? {
-            return Ok(Some((mended, "from its own intact bytes")));
-        }
-        let Some(copy) = copy else { return Ok(None) };
-        let mended = aside::make(disk, &|into| rewrite(own, &walked, footer, Some(copy), into), &proven)?;
-        Ok(mended.map(|mended| (mended, "with the missing bytes from the copy")))
-    }
-
-    /// Its own frames can be told from other bytes only with the header's salt: the copy may have the same one.
-    fn under_a_copied_header(&self, path: &str, from: Option<&dyn DiskFile>, place: &Place) -> Result<Option<Made>> {
-        let disk = &*self.patient.disk;
-        let Some(from) = from else { return Ok(None) };
-        let own = match disk.open(path) {
-            Err(error) if error.is_not_found() => return Ok(None),
-            own => own?,
+    /// What the log says; if nothing of it does, the log of the copy, if the packs are of that one.
+    fn which_log(&self, now: &Diagnosis) -> Result<Option<LogId>> {
+        let Some(log) = self.from.as_ref().filter(|_| now.log.is_none()).map(Source::log).transpose()?.flatten() else {
+            return Ok(now.log);
         };
-        let block = BLOCK_LEN as u64;
-        let write = |into: &dyn DiskFile| {
-            copy(&*own, into, (0, own.len()?), 0)?;
-            copy(from, into, (0, block), 0)
-        };
-        let proven = |disk: &dyn Disk, path: &str| Ok(place.proves(disk, path)? && any_event(disk, path)?);
-        let mended = aside::make(disk, &write, &proven)?;
-        Ok(mended.map(|mended| (mended, "with the header from the copy")))
+        let store = DirectoryStore::new(self.files.pack_files.clone(), self.files.random.clone());
+        Ok(store.claim(log, false).is_ok().then_some(log))
     }
 
-    /// The copy as it is, or why not. A copy of the last segment may be older than what it replaces: that is for the operator to
-    /// say.
-    fn take_copy(&self, from: &dyn DiskFile, place: &Place) -> Result<std::result::Result<Made, String>> {
-        let disk = &*self.patient.disk;
-        let Some(mended) = aside::make(disk, &|into| whole(from, into), &|disk, path| place.proves(disk, path))? else {
-            return Ok(Err("the copy has not everything that is missing, or is not of this log".to_owned()));
-        };
-        let end = mended.look(disk, &|disk, path| {
-            segment::open(disk, path)?.walk(place.boundary(), &mut |_| Ok(())).map(|walked| Position(walked.next.0 - 1))
-        })?;
-        if place.after.is_none() && self.orders.accept_loss_after != Some(end) {
-            mended.discard(disk)?;
-            return Ok(Err(format!(
-                "the copy has the events up to {end}; whether there were more nobody can say: --accept-loss-after {end} takes it"
-            )));
-        }
-        Ok(Ok((mended, "from the copy")))
-    }
-
-    /// What stands before and behind a segment.
-    fn place(&self, wanted: &Wanted) -> Result<Place> {
-        let disk = &*self.patient.disk;
-        let Wanted { log, first, mut reach } = *wanted;
-        let firsts: Vec<Position> = disk.list(LOG_DIR)?.iter().filter_map(|name| position_of_name(name)).collect();
-        let before = match firsts.iter().rev().find(|other| **other < first) {
-            None => Some(ChainHash([0; 32])),
-            Some(before) => match self.stands(*before)? {
-                Some(opened) => {
-                    let walked = opened.walk(Some(first), &mut |group| group.decode().map(drop))?;
-                    (walked.holes.is_empty() && walked.next == first).then_some(walked.chain)
+    fn packs(&mut self, now: &Diagnosis) -> Result<()> {
+        for finding in &now.findings {
+            match finding.remedy {
+                Remedy::CopyOrPush => {
+                    go_on(&mut *self.listener, 0, 1)?;
+                    self.pack(&finding.file)?;
                 }
-                None => None,
-            },
-        };
-        let next = firsts.iter().find(|other| **other > first);
-        let chain = |next: &Position| Ok(self.stands(*next)?.map(|next| next.header.previous));
-        let after = next.map(|next| Ok::<_, Error>((*next, chain(next)?))).transpose()?;
-        if let (None, Some(anchor)) = (&after, read_anchor(disk)?) {
-            reach = reach.max(anchor.durable.position.next());
-        }
-        Ok(Place { log, first, before, after, reach })
-    }
-
-    /// The segment that its name says, if it can be believed.
-    fn stands(&self, first: Position) -> Result<Option<Opened>> {
-        Ok(found(segment::open(&*self.patient.disk, &path_of(first)))?.filter(|opened| opened.header.first == first))
-    }
-
-    /// The same file in the copy, which may be of the data directory or of `log/` alone.
-    fn copy_of(&self, path: &str) -> Result<Option<Box<dyn DiskFile>>> {
-        let Some(from) = &self.orders.from else { return Ok(None) };
-        for path in [path, path.rsplit('/').next().unwrap_or(path)] {
-            match from.disk.open(path) {
-                Ok(file) => return Ok(Some(file)),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
+                Remedy::Push | Remedy::Person => {
+                    self.left.push(format!("{}: {}; {}", finding.file, finding.problem, finding.remedy));
+                }
+                Remedy::NextStart | Remedy::Derive | Remedy::Copy => {}
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     fn pack(&mut self, path: &str) -> Result<()> {
@@ -255,189 +184,40 @@ impl Room<'_> {
         let Some(pack) = name.and_then(|name| <[u8; 32]>::try_from(hex::decode(name).ok()?).ok()).map(PackId) else {
             return Ok(());
         };
-        let (disk, key) = (&*self.patient.pack_files, StoreKey::pack(pack));
-        let copy = match self.orders.from.as_ref().map(|from| from.pack_files.open(key.as_str())) {
+        let (disk, key) = (&*self.files.pack_files, StoreKey::pack(pack));
+        let copy = match self.from.as_ref().map(|from| from.pack_files.open(key.as_str())) {
             Some(Ok(copy)) => copy,
             Some(Err(error)) if !error.is_not_found() => return Err(error),
             _ => {
-                self.treatment
-                    .left
-                    .push(format!("{path}: an intact copy is needed (--from DIR), or a push of the same content"));
+                self.left.push(format!("{path}: an intact copy is needed (--from DIR), or a push of the same content"));
                 return Ok(());
             }
         };
-        let proven = |disk: &dyn Disk, path: &str| Ok(sha256(&*disk.open(path)?)? == pack.0);
-        match aside::make(disk, &|into| whole(&*copy, into), &proven)? {
+        let proven = |disk: &dyn crate::disk::Disk, path: &str| Ok(sha256(&*disk.open(path)?)? == pack.0);
+        match aside::make(disk, &|into| copy_whole(&*copy, into), &proven)? {
             Some(mended) => {
-                mended.put(disk, key.as_str(), self.stamp)?;
-                self.treatment.done.push(format!("{path}: taken from the copy"));
+                let kept = mended.put(disk, key.as_str(), self.stamp)?;
+                let kept = kept.map(|kept| format!("{}{kept}", self.files.pack_root));
+                self.tell(path, "taken from the copy", kept);
             }
-            None => self.treatment.left.push(format!("{path}: the copy is damaged too")),
+            None => self.left.push(format!("{path}: the copy is damaged too")),
         }
         Ok(())
     }
 
-    /// Ends the log where it stops being readable, if that was accepted.
-    fn cut(&mut self, log: LogId) -> Result<()> {
-        let found = examine(self.patient, false, &mut |_, _| true)?;
-        if !found.misses_events() {
-            return Ok(());
-        }
-        let end = found.readable_to;
-        let lost = format!("events {} to {} ", end.next(), found.end.max(end.next()));
-        match self.orders.accept_loss_after {
-            Some(accepted) if accepted == end && end > Position::ZERO => {}
-            Some(accepted) if accepted == end => {
-                self.treatment
-                    .left
-                    .push("no event of the log can be read: put an intact copy of log/ in its place".to_owned());
-                return Ok(());
-            }
-            Some(accepted) => {
-                self.treatment.left.push(format!(
-                    "the loss after {accepted} was accepted, but the log can be read up to {end}: nothing was cut"
-                ));
-                return Ok(());
-            }
-            None => {
-                let offer = format!("without an intact copy, --accept-loss-after {end} ends the log there");
-                self.treatment.left.push(format!("{lost}cannot all be read: {offer}"));
-                return Ok(());
-            }
-        }
-        let disk = &*self.patient.disk;
-        let firsts: Vec<Position> = disk.list(LOG_DIR)?.iter().filter_map(|name| position_of_name(name)).collect();
-        for first in firsts.iter().rev().filter(|first| **first > end) {
-            aside::take_away(disk, &path_of(*first), self.stamp)?;
-            self.treatment.done.push(format!("{}: taken out of the log", path_of(*first)));
-        }
-        let last = firsts.iter().rev().find(|first| **first <= end).copied().unwrap_or(Position(1));
-        let durable = self.end_in(&path_of(last), end)?;
-        aside::keep(disk, &format!("{LOG_DIR}/anchor"), self.stamp).or_else(|error| match error.is_not_found() {
-            true => Ok(()),
-            false => Err(error),
-        })?;
-        write_anchor(disk, &Anchor { log, durable })?;
-        self.treatment.done.push(format!("the log ends at {end}: {lost}are lost"));
-        Ok(())
-    }
-
-    /// Makes `end` the last event of a segment, which becomes the last one.
-    fn end_in(&mut self, path: &str, end: Position) -> Result<Durable> {
-        let disk = &*self.patient.disk;
-        let own = segment::open(disk, path)?;
-        let walked = own.walk(Some(end.next()), &mut |_| Ok(()))?;
-        if walked.next != end.next() || !walked.holes.is_empty() {
-            return Err(Error::corrupt(path, walked.end, format!("the event at {end} cannot be read")));
-        }
-        let rest = look_beyond(&*own.file, &own.header.salt, walked.end, walked.sequence)?;
-        if rest.nonzero_end > walked.end || own.len < own.header.capacity || own.trailer.is_some() {
-            let write = |into: &dyn DiskFile| {
-                copy(&*own.file, into, (0, walked.end), 0)?;
-                extend_with_zeros(into, own.header.capacity)
-            };
-            let ends = |disk: &dyn Disk, path: &str| {
-                let made = segment::open(disk, path)?;
-                let again = made.walk(None, &mut |_| Ok(()))?;
-                Ok(again.holes.is_empty() && (again.next, again.chain) == (walked.next, walked.chain))
-            };
-            let Some(mended) = aside::make(disk, &write, &ends)? else {
-                return Err(Error::corrupt(path, walked.end, "what was cut does not read as what was kept"));
-            };
-            mended.put(disk, path, self.stamp)?;
-            self.treatment.done.push(format!("{path}: ends after event {end} now"));
-        }
-        Ok(Durable { position: end, chain: walked.chain })
+    /// Notes what was done, and where what stood there before is kept.
+    pub(super) fn tell(&mut self, path: &str, what: &str, kept: Option<String>) {
+        let kept = kept.map_or_else(String::new, |kept| format!("; what stood there is kept as {kept}"));
+        self.done.push(format!("{path}: {what}{kept}"));
     }
 
     /// Leaves what was done beside what was kept.
     fn report(&self) -> Result<()> {
-        if self.treatment.done.is_empty() {
+        if self.done.is_empty() {
             return Ok(());
         }
-        let text = self.treatment.done.iter().chain(&self.treatment.left).map(|line| format!("{line}\n"));
-        let text: String = text.collect();
-        let disk = &*self.patient.disk;
-        let written = aside::make(disk, &|into| write_all_at(into, text.as_bytes(), 0), &|_, _| Ok(true))?;
-        written.map_or(Ok(()), |written| written.put(disk, &format!("damaged/{}/report.txt", self.stamp), self.stamp))
-    }
-}
-
-impl Place {
-    /// Where the next segment begins.
-    fn boundary(&self) -> Option<Position> {
-        self.after.map(|(next, _)| next)
-    }
-
-    fn proves(&self, disk: &dyn Disk, path: &str) -> Result<bool> {
-        let Some(opened) = found(segment::open(disk, path))? else { return Ok(false) };
-        let header = &opened.header;
-        if (header.log, header.first) != (self.log, self.first)
-            || self.before.is_some_and(|chain| chain != header.previous)
-        {
-            return Ok(false);
-        }
-        let walked = opened.walk(self.boundary(), &mut |group| group.decode().map(drop))?;
-        let ends = match self.after {
-            Some((next, chain)) => {
-                // Someone must vouch for the chain: the segment behind, or this one's own footer.
-                let vouched = chain.or(opened.trailer.as_ref().map(|trailer| trailer.chain));
-                walked.next == next && vouched.is_some_and(|chain| chain == walked.chain)
-            }
-            None => walked.next >= self.reach && opened.trailer.is_none() && opened.len >= header.capacity,
-        };
-        Ok(ends && walked.holes.is_empty())
-    }
-}
-
-/// The segment again: a sound header, marks made anew, the holes filled from `copy`, the footer only if it is sound (without one
-/// the next start writes it).
-fn rewrite(
-    own: &Opened,
-    walked: &Walked,
-    footer: bool,
-    from: Option<&dyn DiskFile>,
-    into: &dyn DiskFile,
-) -> Result<()> {
-    let frames_end = own.trailer.as_ref().map_or(own.len, |trailer| trailer.frames_end);
-    copy(&*own.file, into, (0, if footer { own.len } else { frames_end }), 0)?;
-    write_all_at(into, &own.header.encode(), 0)?;
-    for hole in &walked.holes {
-        let (start, end) = (hole.bytes.0, hole.bytes.1.unwrap_or(frames_end));
-        match (hole.resumes, from) {
-            (Some((position, sequence)), _) if position == hole.next && sequence == hole.sequence + 1 => {
-                let mut mark = Vec::new();
-                let (first, sequence, previous) = (hole.next, hole.sequence, hole.chain);
-                let draft = Draft { flags: MARK, count: 0, first, sequence, time_ms: 0, previous };
-                frame::append(&mut mark, &own.header.salt, &draft, &[]);
-                write_all_at(into, &mark, start)?;
-            }
-            (_, Some(from)) => copy(from, into, (start, end), start)?,
-            (_, None) => {}
-        }
-    }
-    // What is missing at the end of the frames.
-    match from {
-        Some(from) if walked.end < frames_end => copy(from, into, (walked.end, frames_end), walked.end),
-        _ => Ok(()),
-    }
-}
-
-fn whole(from: &dyn DiskFile, into: &dyn DiskFile) -> Result<()> {
-    copy(from, into, (0, from.len()?), 0)
-}
-
-/// Whether a segment has an event that can be read.
-fn any_event(disk: &dyn Disk, path: &str) -> Result<bool> {
-    Ok(segment::open(disk, path)?.walk(None, &mut |_| Ok(()))?.events > 0)
-}
-
-/// A file that is missing or damaged is none.
-fn found(opened: Result<Opened>) -> Result<Option<Opened>> {
-    match opened {
-        Ok(opened) => Ok(Some(opened)),
-        Err(error) if error.is_corrupt() || error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
+        let text: String = self.done.iter().chain(&self.left).map(|line| format!("{line}\n")).collect();
+        aside::leave(&*self.files.disk, "report.txt", self.stamp, text.as_bytes())
     }
 }
 

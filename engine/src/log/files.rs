@@ -249,7 +249,8 @@ pub(crate) const LOCK: &str = "log/LOCK";
 pub(crate) const SPARE: &str = "log/spare";
 /// What was cut from torn tails.
 pub(crate) const TORN: &str = "log/torn";
-const ANCHOR: &str = "log/anchor";
+/// A position through which the log was once durable.
+pub(crate) const ANCHOR: &str = "log/anchor";
 const ANCHOR_NEW: &str = "log/anchor.new";
 /// Zeros are written in pieces of this size.
 const ZEROS_BYTES: u64 = 1 << 20;

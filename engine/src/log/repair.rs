@@ -107,7 +107,7 @@ pub(crate) fn seal(file: &dyn DiskFile, offset: u64, footer: &[u8]) -> Result<()
 }
 
 /// Appends the frames of a group again, with another segment's salt.
-fn again(bytes: &mut Vec<u8>, salt: &Salt, group: &RawGroup, mut chain: ChainHash) -> ChainHash {
+pub(crate) fn again(bytes: &mut Vec<u8>, salt: &Salt, group: &RawGroup, mut chain: ChainHash) -> ChainHash {
     let mut first = group.first;
     for (at, body) in group.bodies.iter().enumerate() {
         let flags = if at + 1 == group.bodies.len() { 0 } else { CONTINUES };

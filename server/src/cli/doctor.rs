@@ -13,8 +13,8 @@ use clap::Args;
 use reprise_engine::{
     Error,
     clock::{Clock, SystemClock, SystemRandom},
-    disk::real::RealDisk,
-    doctor::{Copies, Diagnosis, Doctor, Finding, Orders, Patient, Treatment},
+    disk::{self, Disk, real::RealDisk},
+    doctor::{BeforeCut, Copies, Diagnosis, Doctor, Finding, Orders, Patient, Treatment},
     id::Position,
 };
 use serde_json::{Value, json};
@@ -33,9 +33,9 @@ use crate::{
 #[command(
     after_help = "Reads every byte of the log and of every pack, and changes nothing. With --repair it does what it said can be
 done: what can be made anew from intact bytes, what --from has, and, only if you name the loss, the cut of a log whose
-events cannot be read. Whatever it replaces is kept under DIR/damaged/ first. Indexes need no doctor: they are checked
-and folded again whenever a server starts.
-Exit code 1 when something is damaged and stays so.
+events cannot be read. Whatever it replaces is kept first, under DIR/damaged/ (packs: DIR/objects/damaged/). Indexes need no
+doctor: they are checked and folded again whenever a server starts.
+Exit code 1 when something is damaged and stays so, 3 when it was stopped or could not go on.
 
 Examples:
   reprise doctor                                          what is wrong?
@@ -85,57 +85,65 @@ impl DoctorCommand {
                 work.await
             }
         };
-        let visit = done.map_err(|error| Failure::CouldNot(format!("the examination ended: {error}")))??;
-        output.value(&visit.json(), |_| visit.text())?;
-        match visit.now().is_healthy() {
-            true => Ok(()),
-            false => Err(Failure::NotWell(format!("{} damaged", visit.now().damaged()))),
+        let report = done.map_err(|error| Failure::CouldNot(format!("the examination ended: {error}")))??;
+        output.value(&report.json(), |_| report.text())?;
+        match report.ended() {
+            Some(error) => Err(Failure::CouldNot(format!("the treatment ended early: {error}"))),
+            None if report.now().is_healthy() => Ok(()),
+            None => Err(Failure::NotWell(format!("{} damaged", report.now().damaged()))),
         }
     }
 
-    fn work(&self, data: &Path, go_on: &mut dyn FnMut(u64, u64) -> bool) -> Result<Visit, Error> {
+    fn work(&self, data: &Path, go_on: &mut dyn FnMut(u64, u64) -> bool) -> Result<Report, Error> {
         let doctor = Doctor::admit(patient(data), &format!("reprise doctor, process {}", std::process::id()))?;
-        let mut examine = || doctor.examine(!self.skip_packs, go_on);
-        let found = examine()?;
+        let found = doctor.examine(!self.skip_packs, go_on)?;
         if !self.repair || found.is_healthy() {
-            return Ok(Visit { found, treatment: None, after: None });
+            return Ok(Report { found, treatment: None });
         }
         let copies = |from: &PathBuf| Copies {
             disk: Arc::new(RealDisk::for_reading(from.clone())),
             pack_files: Arc::new(RealDisk::for_reading(from.join(OBJECTS))),
         };
-        let orders =
-            Orders { from: self.from.as_ref().map(copies), accept_loss_after: self.accept_loss_after.map(Position) };
         let stamp = stamp(SystemClock.now_ms());
-        if found.misses_events() && orders.accept_loss_after == Some(found.readable_to) {
-            set_index_aside(data, &stamp)?;
-        }
-        let treatment = doctor.treat(&found, &orders, &stamp)?;
-        let after = examine()?;
-        Ok(Visit { found, treatment: Some((treatment, format!("damaged/{stamp}"))), after: Some(after) })
+        let orders = Orders {
+            from: self.from.as_ref().map(copies),
+            accept_loss_after: self.accept_loss_after.map(Position),
+            before_cut: Some(set_index_aside(data, &stamp)),
+        };
+        let treatment = doctor.treat(&found, &orders, &stamp, go_on);
+        Ok(Report { found, treatment: Some((treatment, format!("damaged/{stamp}"))) })
     }
 }
 
 /// What there was to say: before, what was done, after.
-struct Visit {
+struct Report {
     found: Diagnosis,
     treatment: Option<(Treatment, String)>,
-    after: Option<Diagnosis>,
 }
 
-impl Visit {
+impl Report {
+    fn after(&self) -> Option<&Diagnosis> {
+        self.treatment.as_ref().and_then(|(treatment, _)| treatment.after.as_ref())
+    }
+
     /// How it is now.
     fn now(&self) -> &Diagnosis {
-        self.after.as_ref().unwrap_or(&self.found)
+        self.after().unwrap_or(&self.found)
+    }
+
+    fn ended(&self) -> Option<&Error> {
+        self.treatment.as_ref().and_then(|(treatment, _)| treatment.ended.as_ref())
     }
 
     fn json(&self) -> Value {
         let mut value = diagnosis_json(&self.found);
         if let Some((treatment, kept)) = &self.treatment {
             let kept = (!treatment.done.is_empty()).then_some(kept);
-            value["treatment"] = json!({"done": treatment.done, "left": treatment.left, "kept": kept});
+            let ended = treatment.ended.as_ref().map(ToString::to_string);
+            value["treatment"] =
+                json!({"done": treatment.done, "left": treatment.left, "kept": kept, "ended_early": ended});
         }
-        if let Some(after) = &self.after {
+        if let Some(after) = self.after() {
             value["after"] = diagnosis_json(after);
         }
         value
@@ -147,10 +155,10 @@ impl Visit {
             lines.extend(treatment.done.iter().map(|done| format!("done: {done}")));
             lines.extend(treatment.left.iter().map(|left| format!("left: {left}")));
             if !treatment.done.is_empty() {
-                lines.push(format!("what was replaced is kept under {kept}/ in the data directory"));
+                lines.push(format!("what was done is told in {kept}/report.txt in the data directory"));
             }
         }
-        if let Some(after) = &self.after {
+        if let Some(after) = self.after() {
             lines.push("now:".to_owned());
             lines.extend(diagnosis_text(after));
         }
@@ -214,25 +222,33 @@ fn patient(data: &Path) -> Patient {
     Patient {
         disk: Arc::new(RealDisk::new(data.to_owned())),
         pack_files: Arc::new(RealDisk::new(data.join(OBJECTS))),
+        pack_root: PACKS_UNDER,
         random: Arc::new(SystemRandom),
     }
 }
 
-/// An index that knows more than the log is taken for the sign of a loss. When the loss is accepted, it is kept with what is cut
-/// away, and the next start folds another one.
-#[allow(clippy::disallowed_methods, reason = "the index is not the engine's: its directory is moved as a whole")]
-fn set_index_aside(data: &Path, stamp: &str) -> Result<(), Error> {
-    let (index, kept) = (data.join(INDEX), data.join("damaged").join(stamp));
-    if !index.is_dir() {
-        return Ok(());
-    }
-    let failed = |error| Error::io("set aside", index.display().to_string(), error);
-    std::fs::create_dir_all(&kept).map_err(failed)?;
-    std::fs::rename(&index, kept.join(INDEX)).map_err(failed)
+/// An index that knows more than the log is taken for the sign of a loss. Right before an accepted loss it goes to what is kept,
+/// and the next start folds another one.
+fn set_index_aside(data: &Path, stamp: &str) -> BeforeCut {
+    let (disk, dir) = (RealDisk::new(data.to_owned()), format!("damaged/{stamp}"));
+    Arc::new(move || {
+        if disk.list(INDEX)?.is_empty() {
+            return Ok(None);
+        }
+        let kept = format!("{dir}/{INDEX}");
+        disk::make_dir(&disk, &dir)?;
+        disk.rename(INDEX, &kept)?;
+        disk.sync_dir(&dir)?;
+        disk.sync_dir("")?;
+        Ok(Some(format!("{INDEX}/: taken away, kept as {kept}; the next start folds another one")))
+    })
 }
 
-/// A directory name for this moment: `20261121T051500Z`.
+/// A directory name for this moment: `20261121T051500.123Z`.
 fn stamp(now_ms: u64) -> String {
     let at = i64::try_from(now_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    at.unwrap_or_default().strftime("%Y%m%dT%H%M%SZ").to_string()
+    at.unwrap_or_default().strftime("%Y%m%dT%H%M%S%.3fZ").to_string()
 }
+
+/// [`OBJECTS`] as the beginning of a path.
+const PACKS_UNDER: &str = "objects/";

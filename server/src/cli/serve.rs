@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use reprise_engine::{ErrorKind, event::Visibility};
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
     cli::{failure::Failure, output::Output, server_file::ServerFile},
@@ -62,9 +62,7 @@ impl Serve {
         http::serve::run(listener, Arc::clone(&hub), stop).await;
         // No command may find us from here on; the lock tells it to wait.
         drop(told);
-        scrub.await.map_err(|error| Failure::CouldNot(format!("reading the log: {error}")))?;
-        let closed = tokio::task::spawn_blocking(move || hub.close()).await;
-        Ok(closed.map_err(|error| Failure::CouldNot(format!("closing: {error}")))??)
+        end(scrub, move || hub.close()).await
     }
 
     fn limits(&self) -> Result<Limits, Failure> {
@@ -84,6 +82,18 @@ impl Serve {
         }
         Ok(())
     }
+}
+
+/// Waits for the reading of the log, then closes, whatever became of it: without its mark and its anchor the log would be one that
+/// crashed.
+async fn end(
+    scrub: JoinHandle<()>,
+    close: impl FnOnce() -> reprise_engine::Result<()> + Send + 'static,
+) -> Result<(), Failure> {
+    let read = scrub.await;
+    let closed = tokio::task::spawn_blocking(close).await;
+    closed.map_err(|error| Failure::CouldNot(format!("closing: {error}")))??;
+    read.map_err(|error| Failure::CouldNot(format!("reading the log: {error}")))
 }
 
 /// Opens the directory; a command that holds it for a moment is waited for.
@@ -127,3 +137,27 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 
 const HELD_TRIES: usize = 10;
 const HELD_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use super::end;
+
+    #[tokio::test]
+    async fn a_panic_of_the_reading_of_the_log_does_not_leave_it_unclosed() {
+        let closed = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&closed);
+        #[allow(clippy::panic, reason = "it is what is tested")]
+        let scrub = tokio::task::spawn_blocking(|| panic!("a planted panic"));
+        let ended = end(scrub, move || {
+            seen.store(true, Ordering::SeqCst);
+            Ok(())
+        });
+        assert!(ended.await.is_err(), "the panic is told");
+        assert!(closed.load(Ordering::SeqCst));
+    }
+}

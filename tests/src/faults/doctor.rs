@@ -33,29 +33,41 @@ pub enum Allowed {
     Loss,
 }
 
-fn patient(disk: &SimDisk) -> Patient {
-    let files: Arc<dyn Disk> = Arc::new(disk.clone());
-    Patient { pack_files: Arc::clone(&files), disk: files, random: Arc::new(SeededRandom::new(5)) }
+/// The doctor of a disk that holds log and packs.
+pub fn doctor_of(disk: Arc<dyn Disk>) -> Result<Doctor> {
+    let patient = Patient { pack_files: Arc::clone(&disk), disk, pack_root: "", random: Arc::new(SeededRandom::new(5)) };
+    Doctor::admit(patient, "a test")
 }
 
 /// Looks, packs too.
 pub fn examine(disk: &SimDisk) -> Result<Diagnosis> {
-    Doctor::admit(patient(disk), "a test")?.examine(true, &mut |_, _| true)
+    doctor_of(Arc::new(disk.clone()))?.examine(true, &mut |_, _| true)
+}
+
+/// Take from an image, give up what comes after a position.
+pub fn orders(copy: Option<&Image>, accept_loss_after: Option<u64>) -> Orders {
+    let from = copy.map(|image| {
+        let copy: Arc<dyn Disk> = Arc::new(SimDisk::from_image(image));
+        Copies { disk: Arc::clone(&copy), pack_files: copy }
+    });
+    Orders { from, accept_loss_after: accept_loss_after.map(Position), before_cut: None }
+}
+
+/// Looks, then does what the orders allow.
+pub fn treat_with(disk: &SimDisk, orders: &Orders) -> Result<(Diagnosis, Treatment)> {
+    let doctor = doctor_of(Arc::new(disk.clone()))?;
+    let found = doctor.examine(true, &mut |_, _| true)?;
+    let mut treatment = doctor.treat(&found, orders, STAMP, &mut |_, _| true);
+    treatment.ended.take().map_or(Ok((found, treatment)), Err)
 }
 
 /// Looks, then does what is allowed.
 pub fn treat(disk: &SimDisk, rest: &Rest, allowed: Allowed) -> Result<(Diagnosis, Treatment)> {
-    let doctor = Doctor::admit(patient(disk), "a test")?;
-    let found = doctor.examine(true, &mut |_, _| true)?;
-    let copy: Arc<dyn Disk> = Arc::new(SimDisk::from_image(&rest.image));
-    let from = (allowed == Allowed::Copy).then(|| Copies { disk: Arc::clone(&copy), pack_files: copy });
-    let accept_loss_after = Some(match allowed {
+    treat_with(disk, &match allowed {
         // Whether a copy of the last segment is the newest one is for the operator to say.
-        Allowed::Copy => Position(rest.events.len() as u64),
-        Allowed::Loss => found.readable_to,
-    });
-    let treatment = doctor.treat(&found, &Orders { from, accept_loss_after }, "today")?;
-    Ok((found, treatment))
+        Allowed::Copy => orders(Some(&rest.image), Some(rest.events.len() as u64)),
+        Allowed::Loss => orders(None, Some(examine(disk)?.readable_to.0)),
+    })
 }
 
 /// Opens what the doctor left: it must be a log that is written to, with every event (after a copy) or the first ones (after a
@@ -91,7 +103,10 @@ pub fn check_kept(before: &Image, after: &Image) -> std::result::Result<(), Stri
         if path.starts_with("damaged/") || after.files.get(path) == Some(content) {
             continue;
         }
-        if after.files.get(&format!("damaged/today/{path}")) != Some(content) {
+        // A name that is taken gets a number.
+        let kept = format!("damaged/{STAMP}/{path}");
+        let mut names = after.files.range(kept.clone()..).take_while(|(name, _)| name.starts_with(&kept));
+        if !names.any(|(_, kept)| kept == content) {
             return Err(format!("{path} was changed and not kept"));
         }
     }
@@ -105,16 +120,19 @@ pub fn interrupted(rest: &Rest, damaged: &Image, allowed: Allowed) -> std::resul
     let history = disk.history();
     let mut images = 0;
     for cut in 0..=history.len() {
-        for survival in [Survival::All, Survival::None, Survival::Reordered, Survival::TornSector, Survival::LostEntry]
-        {
+        for survival in Survival::EVERY {
             images += 1;
             let crashed = SimDisk::from_image(&history.image_at(cut, survival, cut as u64));
             let at = |wrong: String| format!("power lost behind change {cut} ({survival:?}): {wrong}");
             // What was being done is done again; the damage, if it is still there, is the same.
             treat(&crashed, rest, allowed).map_err(|error| at(error.to_string()))?;
+            check_kept(damaged, &crashed.image()).map_err(at)?;
             let healed = SimDisk::from_image(&crashed.crash(Survival::None, 0).image());
             judge(rest, &healed, allowed, found.readable_to).map_err(at)?;
         }
     }
     Ok(images)
 }
+
+/// Where treatments keep what they replace.
+const STAMP: &str = "today";
