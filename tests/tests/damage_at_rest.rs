@@ -216,6 +216,88 @@ fn the_loss_of_events_is_taken_only_when_it_is_named() {
     assert_eq!(doctor(&data, &[]).1, 0);
 }
 
+fn health(data: &DataDir) -> (u16, String) {
+    let server = data.serve();
+    server.wait_ready();
+    let answer = Request::get(format!("http://{}/health", server.host()), None).send().unwrap();
+    let told = (answer.code, answer.text());
+    server.stop();
+    told
+}
+
+#[test]
+fn a_loss_that_was_told_of_is_told_of_no_more_when_every_event_came_back() {
+    let (data, copy) = at_rest();
+    damage_event_of(&data, "second");
+    // Served in between: the index knows more than the log, and that is kept.
+    let (code, said) = health(&data);
+    assert!(code == 503 && said.contains("\"possible_loss\":true"), "{said}");
+    assert_eq!(files_in(&data.path().join("index"), ".loss").len(), 1);
+    let (found, exit) = doctor(&data, &["--repair", "--from", copy.to_str().unwrap()]);
+    assert_eq!(exit, 0, "{found:#}");
+    let (code, said) = health(&data);
+    assert_eq!(code, 200, "{said}");
+    check_everything_is_back(&data);
+}
+
+#[test]
+fn the_index_goes_with_the_end_of_the_log_and_stays_with_the_rest() {
+    // A copy that has everything: nothing is given up, whatever was accepted.
+    let (data, copy) = at_rest();
+    damage_event_of(&data, "second");
+    let (found, _) = doctor(&data, &[]);
+    let readable = found["readable_to"].as_u64().unwrap().to_string();
+    let (found, exit) =
+        doctor(&data, &["--repair", "--from", copy.to_str().unwrap(), "--accept-loss-after", &readable]);
+    assert_eq!(exit, 0, "{found:#}");
+    assert!(!found["treatment"]["done"].to_string().contains("index/"), "{found:#}");
+    assert!(!files_in(&data.path().join("index"), "CURRENT").is_empty());
+
+    // A copy that ends before the index does.
+    let (data, copy) = at_rest();
+    data.create_repo("alice/fourth", &[]);
+    let server = data.serve();
+    server.wait_ready();
+    server.stop();
+    let last = files_in(&data.path().join("log"), "seg-").pop().unwrap();
+    fs::write(&last, vec![0; fs::read(&last).unwrap().len()]).unwrap();
+    fs::remove_file(data.path().join("log/anchor")).unwrap();
+    let from = copy.to_str().unwrap();
+    let (found, exit) = doctor(&data, &["--repair", "--from", from]);
+    assert_eq!(exit, 1, "{found:#}");
+    let left = found["treatment"]["left"].to_string();
+    let (_, offer) = left.split_once("--accept-loss-after ").unwrap_or_else(|| panic!("{left}"));
+    let position: String = offer.chars().take_while(char::is_ascii_digit).collect();
+    let (found, exit) = doctor(&data, &["--repair", "--from", from, "--accept-loss-after", &position]);
+    assert_eq!((exit, found["after"]["healthy"].as_bool()), (0, Some(true)), "{found:#}");
+    assert!(found["treatment"]["done"].to_string().contains("index/"), "{found:#}");
+    let (code, said) = health(&data);
+    assert_eq!(code, 200, "{said}");
+}
+
+#[test]
+fn a_repair_that_cannot_go_on_tells_what_it_did() {
+    let (data, copy) = at_rest();
+    damage_event_of(&data, "second");
+    fs::write(data.path().join("damaged"), "in the way").unwrap();
+    let (found, exit) = doctor(&data, &["--repair", "--from", copy.to_str().unwrap()]);
+    assert_eq!(exit, 3, "{found:#}");
+    let treatment = &found["treatment"];
+    assert!(treatment["ended_early"].as_str().unwrap().contains("damaged"), "{found:#}");
+    assert!(treatment["done"].as_array().unwrap().is_empty() && found["after"].is_null(), "{found:#}");
+}
+
+#[test]
+fn objects_that_are_not_mounted_are_one_finding() {
+    let (data, copy) = at_rest();
+    fs::rename(data.path().join("objects"), data.path().join("elsewhere")).unwrap();
+    let (found, exit) = doctor(&data, &[]);
+    assert_eq!((exit, found["damaged"].as_u64(), found["packs"].is_null()), (1, Some(1), true), "{found:#}");
+    assert_eq!(found["findings"][0]["file"], "objects/STORE");
+    let (found, _) = doctor(&data, &["--repair", "--from", copy.to_str().unwrap()]);
+    assert!(found["treatment"]["done"].as_array().unwrap().is_empty(), "{found:#}");
+}
+
 #[test]
 fn damaged_and_missing_packs_are_named_and_taken_from_a_copy() {
     let (data, copy) = at_rest();
@@ -231,9 +313,16 @@ fn damaged_and_missing_packs_are_named_and_taken_from_a_copy() {
     for pack in &packs[..2] {
         let name = pack.file_name().unwrap().to_string_lossy();
         assert!(found["findings"].to_string().contains(&*name), "{found:#}");
+        let file = found["findings"].as_array().unwrap().iter().find(|finding| finding.to_string().contains(&*name));
+        assert!(pack.ends_with(file.unwrap()["file"].as_str().unwrap()) && pack.starts_with(data.path()), "{found:#}");
     }
     let (found, exit) = doctor(&data, &["--repair", "--from", copy.to_str().unwrap()]);
     assert_eq!((exit, found["after"]["healthy"].as_bool()), (0, Some(true)), "{found:#}");
+    // Where the damaged one is kept is told, and there it is.
+    let done = found["treatment"]["done"].to_string();
+    let (_, kept) = done.split_once("kept as ").unwrap();
+    let kept: String = kept.chars().take_while(|letter| *letter != '"').collect();
+    assert_eq!(fs::read(data.path().join(kept)).unwrap(), bytes);
     check_everything_is_back(&data);
 }
 

@@ -45,6 +45,7 @@ pub(super) fn examine(files: &Files, packs: bool, listener: Listener<'_>) -> Res
         diagnosis: Diagnosis { log, ..Diagnosis::default() },
         reached: Reached { next: Position(1), chain: Some(ChainHash([0; 32])) },
         first_lost: None,
+        newest: firsts.last().copied(),
         anchor,
         last: (Position(1), ChainHash([0; 32])),
         other_course: None,
@@ -103,6 +104,8 @@ struct Examination<'a> {
     diagnosis: Diagnosis,
     reached: Reached,
     first_lost: Option<Position>,
+    /// Where the last segment file begins.
+    newest: Option<Position>,
     anchor: Option<Anchor>,
     /// The last segment that can stand where it is, and the chained hash before it.
     last: (Position, ChainHash),
@@ -160,6 +163,8 @@ impl Examination<'_> {
     /// A segment of which nothing can be believed. How many events the last one has, nobody knows.
     fn unreadable(&mut self, path: &str, first: Position, after: Option<Position>, problem: &str) {
         self.gaps.open(first, self.reached.chain, after);
+        let by_the_disk = self.files.unreadable.of(path).map_or("", |_| ": the disk cannot read these bytes");
+        let problem = &*format!("{problem}{by_the_disk}");
         let block = (0, Some(BLOCK_LEN as u64));
         match after {
             Some(after) => self.lost(path, block, (first, Position(after.0 - 1)), problem),
@@ -238,8 +243,10 @@ impl Examination<'_> {
         match &opened.trailer {
             None => self.note(path, (walked.end, None), "the segment has no sound footer", Remedy::NextStart),
             Some(_) if !opened.footer_sound()? => {
-                let text = "index, push ids or state in the footer are damaged";
-                self.note(path, (walked.end, rest), text, Remedy::Derive);
+                // A crash while it is written may leave its end without its middle; the frames have all of it.
+                let sealed_last = after.is_some() && after == self.newest;
+                let remedy = if sealed_last { Remedy::NextStart } else { Remedy::Derive };
+                self.note(path, (walked.end, rest), "index, push ids or state in the footer are damaged", remedy);
             }
             Some(trailer) if trailer.chain != walked.chain => {
                 self.note(path, (walked.end, rest), "the footer is not of these events", Remedy::Derive);
@@ -292,7 +299,7 @@ impl Examination<'_> {
     /// The anchor says how far the log must reach at least, and over which event.
     fn anchor(&mut self) {
         if let Some((offset, bytes)) = self.files.unreadable.of(ANCHOR) {
-            return self.note(ANCHOR, (offset, Some(bytes)), "the disk cannot read the anchor", Remedy::Derive);
+            return self.note(ANCHOR, (offset, Some(bytes)), "the disk cannot read these bytes", Remedy::Derive);
         }
         match &self.anchor {
             None => return self.note(ANCHOR, (0, None), "the anchor is missing or damaged", Remedy::NextStart),
@@ -303,7 +310,7 @@ impl Examination<'_> {
             Some(_) => {}
         }
         let Some(anchor) = self.anchored() else { return };
-        self.diagnosis.end = anchor.position;
+        self.diagnosis.end = self.diagnosis.end.max(anchor.position);
         let next = self.reached.next;
         if let Some((segment, first)) = self.other_course {
             self.gaps.doubt(segment);
@@ -350,6 +357,7 @@ impl Examination<'_> {
 
     fn lost(&mut self, file: &str, (offset, bytes): (u64, Option<u64>), events: (Position, Position), problem: &str) {
         self.prefix_ends(events.0);
+        self.diagnosis.end = self.diagnosis.end.max(events.1);
         let (file, problem, events, remedy) = (file.to_owned(), problem.to_owned(), Some(events), Remedy::Copy);
         self.diagnosis.note(Finding { file, offset, bytes, problem, events, remedy });
     }

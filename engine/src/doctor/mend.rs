@@ -54,7 +54,8 @@ impl Work<'_> {
         let claimed = own.claimed_beyond(&walked)?.unwrap_or(walked.next);
         let reach = walked.next.max(claimed).max(anchored_to(place));
         let footer = own.footer_sound()? && own.trailer.as_ref().is_some_and(|trailer| trailer.chain == walked.chain);
-        let unharmed = !own.header_hurt && own.trailer.is_some() == footer && self.files.unreadable.of(&own.path).is_none();
+        let unharmed =
+            !own.header_hurt && own.trailer.is_some() == footer && self.files.unreadable.of(&own.path).is_none();
         if unharmed && place.holds(own, reach)? {
             // Whatever is wrong here, it is not this file.
             return Ok(false);
@@ -112,7 +113,9 @@ impl Work<'_> {
         }
         let last = Position(end.0.0 - 1);
         if gap.to.is_some_and(|to| end.0 >= to) {
-            return Ok(Step::Left("what the copy has here was never followed by what comes next in this log".to_owned()));
+            return Ok(Step::Left(
+                "what the copy has here was never followed by what comes next in this log".to_owned(),
+            ));
         }
         if gap.from > now.readable_to.next() || last <= now.readable_to {
             return Ok(Step::Left(format!("the copy has the events up to {last}, which is not enough")));

@@ -145,8 +145,7 @@ impl DamagedPacks<'_> {
             let waits = condemned.remove(&(damaged.pack, damaged.repo)).is_some();
             let waits = if waits { "; condemned, it waits for a push" } else { "" };
             let affected = format!("{} objects of repository {}", damaged.rows.len(), damaged.repo);
-            let text =
-                format!("{} ({affected}, delivered by event {}{waits})", damaged.problem, damaged.position);
+            let text = format!("{} ({affected}, delivered by event {}{waits})", damaged.problem, damaged.position);
             findings.push(finding(key_of(damaged.pack), damaged.offset, text, Remedy::CopyOrPush));
         }
         for ((pack, repo), rows) in condemned {

@@ -3,7 +3,10 @@
 //! Invariants: a patient is an image with one damage; the same image without it is the copy; what comes out is judged by
 //! opening the engine on it.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use reprise_engine::{
     clock::SeededRandom,
@@ -12,7 +15,7 @@ use reprise_engine::{
         sim::{SimDisk, Survival, image::Image},
     },
     doctor::{Copies, Diagnosis, Doctor, Orders, Patient, Treatment},
-    engine::Tail,
+    engine::{Outcome, Proposal, Tail},
     error::Result,
     event::EventBody,
     id::Position,
@@ -35,7 +38,8 @@ pub enum Allowed {
 
 /// The doctor of a disk that holds log and packs.
 pub fn doctor_of(disk: Arc<dyn Disk>) -> Result<Doctor> {
-    let patient = Patient { pack_files: Arc::clone(&disk), disk, pack_root: "", random: Arc::new(SeededRandom::new(5)) };
+    let patient =
+        Patient { pack_files: Arc::clone(&disk), disk, pack_root: "", random: Arc::new(SeededRandom::new(5)) };
     Doctor::admit(patient, "a test")
 }
 
@@ -63,11 +67,40 @@ pub fn treat_with(disk: &SimDisk, orders: &Orders) -> Result<(Diagnosis, Treatme
 
 /// Looks, then does what is allowed.
 pub fn treat(disk: &SimDisk, rest: &Rest, allowed: Allowed) -> Result<(Diagnosis, Treatment)> {
-    treat_with(disk, &match allowed {
-        // Whether a copy of the last segment is the newest one is for the operator to say.
-        Allowed::Copy => orders(Some(&rest.image), Some(rest.events.len() as u64)),
-        Allowed::Loss => orders(None, Some(examine(disk)?.readable_to.0)),
-    })
+    treat_with(
+        disk,
+        &match allowed {
+            // Whether a copy of the last segment is the newest one is for the operator to say.
+            Allowed::Copy => orders(Some(&rest.image), Some(rest.events.len() as u64)),
+            Allowed::Loss => orders(None, Some(examine(disk)?.readable_to.0)),
+        },
+    )
+}
+
+/// The segments of an image, in order.
+pub fn segments(image: &Image) -> Vec<String> {
+    image.files.keys().filter(|path| path.starts_with("log/seg-")).cloned().collect()
+}
+
+/// Where frames begin in a segment, marks included (FORMAT.md 4.2).
+pub fn frames(segment: &[u8]) -> Vec<usize> {
+    (4096..segment.len() - 4).step_by(8).filter(|at| segment[*at..].starts_with(b"RpFr")).collect()
+}
+
+/// Goes on with the log of an image: proposes each, then closes it or not.
+pub fn go_on(image: &Image, segment_bytes: u64, proposals: &[Proposal], shutdown: bool) -> Image {
+    let disk = SimDisk::from_image(image);
+    let (engine, _) = open(&disk, segment_bytes).unwrap();
+    for proposal in proposals {
+        let (sender, answer) = mpsc::channel();
+        engine.propose(proposal.clone(), Box::new(move |outcome| drop(sender.send(outcome))));
+        let outcome = answer.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(matches!(outcome, Outcome::Done { repeated: false, .. }), "{outcome:?}");
+    }
+    if shutdown {
+        engine.shutdown().unwrap();
+    }
+    disk.image()
 }
 
 /// Opens what the doctor left: it must be a log that is written to, with every event (after a copy) or the first ones (after a
@@ -88,8 +121,7 @@ pub fn judge(rest: &Rest, disk: &SimDisk, allowed: Allowed, readable_to: Positio
     let bodies: Vec<&EventBody> = events.iter().map(|event| &event.body).collect();
     let wanted = match allowed {
         Allowed::Copy => rest.events.len(),
-        // A tear at the end, which recovery cuts, may take the last event too.
-        Allowed::Loss => bodies.len().clamp((readable_to.0 as usize).saturating_sub(1), readable_to.0 as usize),
+        Allowed::Loss => readable_to.0 as usize,
     };
     if bodies.len() != wanted || !bodies.iter().zip(&rest.events).all(|(found, known)| *found == known) {
         return Err(format!("{} of {} events, readable to {readable_to}", bodies.len(), rest.events.len()));

@@ -10,6 +10,7 @@ pub mod errors;
 pub mod judge;
 pub mod run;
 pub mod script;
+pub mod sectors;
 pub mod store;
 pub mod stories;
 pub mod sweep;
