@@ -4,7 +4,7 @@
 //! msgpack map (a blob excepted); work that changes something runs in a task of its own that keeps the request's place, so
 //! that a client that goes away leaves nothing half done and frees nothing that is still in use.
 
-use std::{convert::Infallible, future::Future, sync::Arc};
+use std::{future::Future, sync::Arc};
 
 use axum::{
     Extension, Router,
@@ -21,7 +21,7 @@ use reprise_engine::{
 };
 use reprise_projections::View;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use crate::{
@@ -32,10 +32,15 @@ use crate::{
         range,
     },
     hub::{
-        Caller, Hub, HubError, Repo, body::Body, objects::BlobBytes, questions::default_branch, releases::ReleaseQuery,
+        Caller, Hub, HubError, Repo,
+        body::{Body, PIECE_BYTES},
+        objects::BlobBytes,
+        packing::spool_error,
+        questions::default_branch,
+        releases::ReleaseQuery,
         repos::RepoName,
     },
-    wire::{encode, transcode},
+    wire::{encode, requests::Span, transcode},
 };
 
 pub(super) type Answer = Result<Response, HubError>;
@@ -77,8 +82,12 @@ async fn filter_objects(asked: Asked) -> Answer {
     let (repo, view, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
     let room = hub.room_for_ids(&body).await?;
     let job = Arc::clone(&hub);
-    let missing = hub.blocking(move || job.filter_objects(&repo, &view, &body)).await?;
-    list_of_ids(map(1), "missing", missing, room)
+    let answer = hub.blocking(move || {
+        let _room = room;
+        let missing = job.filter_objects(&repo, &view, &body)?;
+        list_of_ids(&job, map(1), "missing", &missing)
+    });
+    whole(Arc::clone(&hub), answer.await?)
 }
 
 async fn presign(asked: Asked) -> Answer {
@@ -86,11 +95,14 @@ async fn presign(asked: Asked) -> Answer {
     let (_, _, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
     let room = hub.room_for_ids(&body).await?;
     let job = Arc::clone(&hub);
-    let inline = hub.blocking(move || job.presign_inline(&body)).await?;
-    let mut out = map(2);
-    encode::text(&mut out, "presigned");
-    encode::map_header(&mut out, 0);
-    list_of_ids(out, "inline", inline, room)
+    let answer = hub.blocking(move || {
+        let _room = room;
+        let mut out = map(2);
+        encode::text(&mut out, "presigned");
+        encode::map_header(&mut out, 0);
+        list_of_ids(&job, out, "inline", &job.presign_inline(&body)?)
+    });
+    whole(Arc::clone(&hub), answer.await?)
 }
 
 async fn push_objects(asked: Asked) -> Answer {
@@ -143,10 +155,7 @@ async fn negotiate(asked: Asked) -> Answer {
 async fn fetch(asked: Asked) -> Answer {
     let hub = Arc::clone(&asked.hub);
     let (repo, view, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
-    // Until it is planned: then the list is gone.
-    let room = hub.room_for_ids(&body).await?;
     let answer = hub.fetch(repo, view, body).await?;
-    drop(room);
     let chunks = stream::once(async move { Ok(answer.first) }).chain(received(answer.rest));
     let mut response = Response::new(HttpBody::from_stream(chunks));
     response.headers_mut().insert(header::CONTENT_TYPE, MSGPACK);
@@ -363,21 +372,37 @@ pub(super) fn ids(out: &mut Vec<u8>, key: &str, ids: &[ObjectId]) {
     }
 }
 
-/// A map whose last value is a list of ids: they are encoded as the client takes them, so that the list is in memory once, and
-/// its `room` is held until the last one is taken.
-fn list_of_ids(mut head: Vec<u8>, key: &str, ids: Vec<ObjectId>, room: Option<OwnedSemaphorePermit>) -> Answer {
+/// A map whose last value is a list of ids. A large one goes to the spool: a client that takes its time then holds a file and
+/// nothing that others wait for. Blocking.
+fn list_of_ids(hub: &Hub, mut head: Vec<u8>, key: &str, ids: &[ObjectId]) -> Result<Body, HubError> {
     encode::text(&mut head, key);
     encode::array_header(&mut head, encode::len32(ids.len()));
-    let len = head.len() as u64 + ids.len() as u64 * encode::ID_LEN;
-    let pieces = (0..ids.len()).step_by(IDS_ENCODED_AT_ONCE).map(move |start| {
-        let _held = &room;
+    let encoded = ids.chunks(IDS_ENCODED_AT_ONCE).map(|some| {
         let mut piece = Vec::new();
-        let end = ids.len().min(start + IDS_ENCODED_AT_ONCE);
-        ids[start..end].iter().for_each(|id| encode::id(&mut piece, &id.0));
+        some.iter().for_each(|id| encode::id(&mut piece, &id.0));
         piece
     });
-    let pieces = stream::iter([head].into_iter().chain(pieces).map(Ok::<_, Infallible>));
-    let answer = Response::builder().header(header::CONTENT_TYPE, MSGPACK).header(header::CONTENT_LENGTH, len);
+    let pieces = [head].into_iter().chain(encoded);
+    if ids.len() <= IDS_ENCODED_AT_ONCE {
+        return Ok(Body::Memory(pieces.collect::<Vec<_>>().concat().into()));
+    }
+    Body::spool(&hub.spool_dir, pieces)
+        .map_err(|error| HubError::Unavailable(format!("the answer could not be spooled: {error}")))
+}
+
+/// A msgpack answer from memory or from the spool, read as the client takes it.
+fn whole(hub: Arc<Hub>, body: Body) -> Answer {
+    let answer = Response::builder().header(header::CONTENT_TYPE, MSGPACK).header(header::CONTENT_LENGTH, body.len());
+    let pieces = stream::try_unfold((hub, body, 0), |(hub, body, offset)| async move {
+        let len = (body.len() - offset).min(u64::from(PIECE_BYTES));
+        if len == 0 {
+            return Ok(None);
+        }
+        let span = Span { offset, len: u32::try_from(len).unwrap_or(PIECE_BYTES) };
+        let read = body.clone();
+        let piece = hub.read(move || read.slice(span).map_err(spool_error)).await?;
+        Ok::<_, HubError>(Some((piece, (hub, body, offset + len))))
+    });
     built(answer, HttpBody::from_stream(pieces))
 }
 
@@ -400,4 +425,5 @@ pub(super) fn built(answer: axum::http::response::Builder, body: HttpBody) -> An
 
 const MSGPACK: HeaderValue = HeaderValue::from_static("application/x-msgpack");
 const KEY_BYTES_MAX: usize = 255;
+/// Ids of one piece of an answer; more of them do not stay in memory while the client takes them.
 const IDS_ENCODED_AT_ONCE: usize = 4 << 10;

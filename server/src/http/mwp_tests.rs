@@ -494,6 +494,30 @@ async fn negotiation_is_ready_only_when_the_batch_says_all() {
     assert_eq!(far, json!({"ack": [], "common_base": null, "ready": false}));
 }
 
+/// Two readers of a public repository who took their answers byte by byte kept everybody else's large lists out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_take_its_list_of_ids_keeps_no_other_list_waiting() {
+    let ids: Vec<String> = (0..10_000u32).map(|number| sha(&number.to_be_bytes())).collect();
+    let waiting_time_max = Duration::from_millis(200);
+    let limits = Limits { spool_threshold_bytes: 100, listed_ids_max: ids.len(), waiting_time_max, ..Limits::default() };
+    let rig = Rig::new(limits).await;
+    for (question, answer) in [("filter-objects", "missing"), ("presign", "inline")] {
+        let mut body = Vec::new();
+        transcode::append(json!({"object_ids": ids}).to_string().as_bytes(), &mut body).unwrap();
+        let request = Request::post(format!("/alice/a/{question}")).header("content-type", "application/x-msgpack");
+        let request = request.header("authorization", "Bearer operator").body(HttpBody::from(body.clone())).unwrap();
+        let untaken = rig.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(untaken.status(), StatusCode::OK);
+        let reply = rig.post(&format!("/alice/a/{question}"), body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{question}: {}", reply.text());
+        let mut listed: Vec<String> = serde_json::from_value(reply.map()[answer].clone()).unwrap();
+        let late = untaken.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(late, reply.body.unwrap(), "{question}");
+        listed.sort_unstable();
+        assert!(listed.iter().eq(ids.iter().collect::<std::collections::BTreeSet<_>>()), "{question}");
+    }
+}
+
 #[test]
 fn a_span_beyond_its_body_is_an_error() {
     let body = crate::hub::body::Body::Memory(Bytes::from_static(b"abc"));

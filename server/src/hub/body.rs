@@ -1,12 +1,13 @@
-//! A request body that has arrived: in memory, or in an unlinked file of the spool directory.
+//! A body at rest, a request's that has arrived or an answer's that waits: in memory, or in an unlinked file of the spool.
 //!
 //! Invariants: reading it twice gives the same bytes; nothing of a spooled body stays in memory but one buffer; the file
 //! has no name, so that a crash leaves nothing behind. No fsync: a body is not truth.
 
 use std::{
     fs::File,
-    io::{self, BufRead, Read},
+    io::{self, BufRead, Read, Write},
     os::unix::fs::FileExt,
+    path::Path,
     sync::Arc,
 };
 
@@ -15,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::wire::{Source, requests::Span};
 
-/// The bytes of one request.
+/// The bytes of one request or answer.
 #[derive(Clone)]
 pub enum Body {
     /// A small one.
@@ -30,6 +31,16 @@ pub enum Body {
 }
 
 impl Body {
+    /// A body of these pieces, in an unlinked file of `dir`. Blocking.
+    pub fn spool(dir: &Path, pieces: impl Iterator<Item = Vec<u8>>) -> io::Result<Body> {
+        let (mut file, mut len) = (tempfile::tempfile_in(dir)?, 0);
+        for piece in pieces {
+            file.write_all(&piece)?;
+            len += piece.len() as u64;
+        }
+        Ok(Body::Spooled { file: Arc::new(file), len })
+    }
+
     /// Bytes in all.
     pub fn len(&self) -> u64 {
         match self {
@@ -153,14 +164,10 @@ pub const PIECE_BYTES: u32 = 256 << 10;
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
-    use std::io::Write;
-
     use super::*;
 
     fn both(bytes: &[u8]) -> [Body; 2] {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(bytes).unwrap();
-        let spooled = Body::Spooled { file: Arc::new(file), len: bytes.len() as u64 };
+        let spooled = Body::spool(&std::env::temp_dir(), bytes.chunks(1_000).map(<[u8]>::to_vec)).unwrap();
         [Body::Memory(Bytes::copy_from_slice(bytes)), spooled]
     }
 

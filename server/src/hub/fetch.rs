@@ -35,10 +35,15 @@ pub struct FetchAnswer {
 impl Hub {
     /// Answers a `fetch` body.
     pub async fn fetch(self: &Arc<Self>, repo: Repo, view: View, body: Body) -> Result<FetchAnswer, HubError> {
+        let room = self.room_for_ids(&body).await?;
         let hub = Arc::clone(self);
-        let (plan, view) = self.blocking(move || Ok((hub.plan_fetch(&repo, &view, &body)?, (repo, view)))).await?;
-        let ((repo, view), len) = (view, plan.len);
-        let hub = Arc::clone(self);
+        let planned = self.blocking(move || {
+            // Once it is planned, the list is gone.
+            let _room = room;
+            Ok((hub.plan_fetch(&repo, &view, &body)?, repo, view))
+        });
+        let (plan, repo, view) = planned.await?;
+        let (hub, len) = (Arc::clone(self), plan.len);
         self.begin(len, move |chunks| Producer { hub, view, scope: repo.scope, plan, chunks }.run()).await
     }
 

@@ -41,8 +41,8 @@ pub struct Limits {
     pub filter_ids_max: usize,
     /// Ids in one `presign`.
     pub presign_ids_max: usize,
-    /// Ids that large lists of them (`filter-objects`, `presign`, `fetch`) hold in memory together, from when their bodies are
-    /// read until their answers are taken: 32 bytes each, twice that while a list grows.
+    /// Ids that large lists of them (`filter-objects`, `presign`, `fetch`) hold in memory together, from when they are decoded
+    /// until their answers stand in the spool: 32 bytes each, twice that while a list grows.
     pub listed_ids_max: usize,
     /// Wanted commits in one `fetch`.
     pub fetch_want_max: usize,

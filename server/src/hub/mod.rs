@@ -198,7 +198,8 @@ impl Hub {
         Ok(appended)
     }
 
-    /// Room for a large list of ids: one whose body did not stay in memory. Held as long as the list is.
+    /// Room for a large list of ids: one whose body did not stay in memory. Held by the job that has the list, and never while a
+    /// client is waited for: whoever reads slowly would keep everybody else out.
     ///
     /// Errors: `Unavailable` when other lists hold all of it for too long.
     pub async fn room_for_ids(&self, body: &Body) -> Result<Option<OwnedSemaphorePermit>, HubError> {
