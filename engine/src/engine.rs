@@ -230,6 +230,15 @@ pub struct OpenReport {
     pub bytes_read: u64,
 }
 
+/// Why nothing can be appended. Reads go on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ReadOnly {
+    /// The log is damaged, found at the opening or by a reader since: it must be repaired.
+    Damaged(String),
+    /// A write ended so that nobody knows what is on the disk: opening again finds out.
+    Poisoned(String),
+}
+
 /// One segment of the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentInfo {
@@ -272,7 +281,7 @@ impl Engine {
         let last_positions = opened.handover.state.repos.iter().map(|(repo, state)| (*repo, state.last)).collect();
         let published = Published::new(opened.report.durable, opened.segments, last_positions);
         if let Some(why) = &opened.read_only {
-            published.read_only(why.clone());
+            published.read_only(ReadOnly::Damaged(why.clone()));
         }
         let log = opened.report.log;
         let core = match opened.read_only {
@@ -339,9 +348,8 @@ impl Engine {
         self.inner.drive.log
     }
 
-    /// Why nothing can be appended any more, if so: the log is damaged (found at the opening, or by a reader since), or a
-    /// write ended so that nobody knows what is on the disk. Reads go on; opening again is what helps, or a repair.
-    pub fn read_only(&self) -> Option<String> {
+    /// Why nothing can be appended any more, if so.
+    pub fn read_only(&self) -> Option<ReadOnly> {
         self.inner.drive.published.look().read_only.clone()
     }
 

@@ -111,7 +111,8 @@ impl SegmentReader {
 
     /// The next group; `None` at the segment's end.
     pub fn next_group(&mut self) -> Result<Option<Group>> {
-        self.next_raw()?.map(|group| group.decode()).transpose()
+        let group = self.next_raw()?.map(|group| group.decode()).transpose();
+        group.inspect_err(|error| self.drive.published.met_damage(error))
     }
 }
 

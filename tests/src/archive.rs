@@ -53,12 +53,31 @@ impl Archive {
         }
     }
 
-    /// Every blob of these commits, compared byte for byte with what was sent.
-    pub fn compare_blobs(&self, given: &Repository, commits: &[String]) -> Result<(), String> {
+    /// Every blob below these heads: whoever has the heads has them, and is not sent them again.
+    pub fn blobs_below(&self, heads: &BTreeSet<String>) -> BTreeSet<String> {
+        let (mut seen, mut blobs) = (BTreeSet::new(), BTreeSet::new());
+        let mut open: Vec<String> = heads.iter().cloned().collect();
+        while let Some(id) = open.pop() {
+            let Some(record) = self.commits.get(&id) else { continue };
+            if seen.insert(id) {
+                blobs.extend(self.manifest(record).map(|(_, object)| object));
+                open.extend(["parent_commit_id", "parent2_commit_id"].map(|parent| record.text(parent).to_owned()));
+            }
+        }
+        blobs
+    }
+
+    fn manifest(&self, commit: &Value) -> impl Iterator<Item = (String, String)> {
+        self.snapshots[commit.text("snapshot_id")].str_map("manifest").into_iter()
+    }
+
+    /// Every blob of these commits but those that the client `has`, compared byte for byte with what was sent.
+    pub fn compare_blobs(&self, given: &Repository, commits: &[String], has: &BTreeSet<String>) -> Result<(), String> {
         for id in commits {
-            for (path, object) in self.snapshots[self.commits[id].text("snapshot_id")].str_map("manifest") {
+            for (path, object) in self.manifest(&self.commits[id]) {
                 let sent = &self.objects[&object];
                 match given.objects.get(&object) {
+                    None if has.contains(&object) => {}
                     _ if object == ids::EMPTY => {}
                     Some(bytes) if bytes == sent => {}
                     Some(_) => return Err(format!("{path} of {id}: other bytes than were sent as {object}")),
@@ -104,7 +123,7 @@ mod tests {
         let none = BTreeSet::new();
         let all = archive.compare(&sent, &head, &none).unwrap();
         assert_eq!(all, [head.clone(), first.clone()]);
-        archive.compare_blobs(&sent, &all).unwrap();
+        archive.compare_blobs(&sent, &all, &none).unwrap();
         let mut changed = sent.clone();
         changed.commits.get_mut(&first).unwrap().set("author", Value::str("someone"));
         assert!(archive.compare(&changed, &head, &none).unwrap_err().contains("came back as"));
@@ -115,8 +134,15 @@ mod tests {
         let object = ids::sha256_hex(b"b");
         let mut flipped = sent.clone();
         flipped.objects.insert(object.clone(), b"c".as_slice().into());
-        assert!(archive.compare_blobs(&flipped, &all).unwrap_err().contains("other bytes"));
+        assert!(archive.compare_blobs(&flipped, &all, &none).unwrap_err().contains("other bytes"));
         flipped.objects.remove(&object);
-        assert!(archive.compare_blobs(&flipped, &all).unwrap_err().contains("is missing"));
+        assert!(archive.compare_blobs(&flipped, &all, &none).unwrap_err().contains("is missing"));
+        let first = BTreeSet::from([all[1].clone()]);
+        assert!(
+            archive.compare_blobs(&flipped, &all, &archive.blobs_below(&first)).unwrap_err().contains("is missing")
+        );
+        let both = archive.blobs_below(&BTreeSet::from([head]));
+        assert_eq!(both, BTreeSet::from([ids::sha256_hex(b"a"), object]));
+        archive.compare_blobs(&flipped, &all, &both).unwrap();
     }
 }

@@ -9,7 +9,8 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rand::{RngExt, rngs::StdRng};
@@ -21,7 +22,7 @@ use reprise_tests::{
     },
     effort::Effort,
     seeds,
-    server_process::DataDir,
+    server_process::{DataDir, ServerProcess},
 };
 use rustix::net::sockopt::set_socket_linger;
 
@@ -98,16 +99,34 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// No file but the packs that the log names, and no body waits for anybody.
+/// Bodies that a server holds in its spool: their files have no names, so that only its descriptors tell.
+fn bodies_in_the_spool(server: &ServerProcess) -> usize {
+    let held = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    // A descriptor that is closed meanwhile is none.
+    let held = held.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    held.filter(|file| file.to_string_lossy().contains("/data/spool/")).count()
+}
+
+/// Waits until a server holds so many.
+fn wait_for_bodies(server: &ServerProcess, wanted: usize) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while bodies_in_the_spool(server) != wanted {
+        assert!(Instant::now() < deadline, "{} bodies in the spool, not {wanted}", bodies_in_the_spool(server));
+        thread::yield_now();
+    }
+}
+
+/// No file but the packs that the log names, and none in the spool.
 fn check_nothing_is_left(data: &DataDir) {
+    assert_eq!(files(&data.path().join("spool")), Vec::<PathBuf>::new());
+    let left = files(&data.path().join("objects"));
     let named: BTreeSet<String> =
         data.json_lines(&["log"]).iter().filter_map(|event| Some(event["pack"].as_str()?.to_owned())).collect();
     // Beside them stands the mark that says what the directory is.
-    for file in files(&data.path().join("objects")).iter().filter(|file| !file.ends_with("STORE")) {
+    for file in left.iter().filter(|file| !file.ends_with("STORE")) {
         let name = file.file_stem().unwrap().to_string_lossy().into_owned();
         assert!(named.contains(&name), "no event names {}", file.display());
     }
-    assert_eq!(files(&data.path().join("spool")), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -115,7 +134,7 @@ fn a_push_whose_client_is_cut_off_anywhere_is_answered_as_if_nothing_had_happene
     const GATE: u64 = 200;
     let mut random = seeds::random(seeds::seed("dropped clients"), 0);
     let data = DataDir::new();
-    // Bodies go to the spool at once, so that what a cut leaves there is seen.
+    // Bodies go to the spool at once, so that what a cut leaves there is seen in the server's descriptors.
     let server = data.serve_with(&["--limit", "spool_threshold_bytes=1000"]);
     server.wait_ready();
     data.create_repo(REPO, &[]);
@@ -140,9 +159,8 @@ fn a_push_whose_client_is_cut_off_anywhere_is_answered_as_if_nothing_had_happene
     let cloned = clone(&url).unwrap();
     assert_eq!(cloned.heads.clone().into_iter().collect::<BTreeSet<_>>(), heads);
     heads.iter().for_each(|(_, head)| cloned.check_complete(head).unwrap());
-    server.stop();
-    let server = data.serve();
-    server.wait_ready();
+    wait_for_bodies(&server, 0);
+    // Before the next opening, which would sweep.
     check_nothing_is_left(&data);
     assert!(data.run(&["verify", "--deep"]).status.success());
     server.stop();
@@ -160,7 +178,9 @@ fn a_server_that_is_killed_with_half_a_body_in_its_spool_leaves_nothing_of_it() 
     let upload = story.upload(&url, &token);
     let mut stream = connect(upload.host()).unwrap();
     stream.write_all(&upload.bytes()[..2_000]).unwrap();
+    wait_for_bodies(&server, 1);
     server.kill();
+    assert_eq!(files(&data.path().join("spool")), Vec::<PathBuf>::new());
     let failed = story.upload(&url, &token).value().unwrap_err();
     assert!(matches!(failed, Failure::Transport(_)), "nobody is there: {failed}");
     let server = data.serve();

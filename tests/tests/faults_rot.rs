@@ -119,7 +119,7 @@ fn check_files(name: &str, rest: &Rest, what: Files) {
         let mut missing = rest.image.clone();
         missing.files.remove(one);
         counts.note(shown(rest, &missing), || format!("{one} missing"));
-        for other in &files {
+        for other in files.iter().filter(|other| *other != one) {
             let mut swapped = rest.image.clone();
             let (a, b) = (rest.image.files[one].clone(), rest.image.files[other].clone());
             swapped.files.insert(one.clone(), b);

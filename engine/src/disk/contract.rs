@@ -49,6 +49,32 @@ fn names_are_listed_in_order_renamed_over_each_other_and_removed() {
     });
 }
 
+/// Texts of errors reach clients: why a log is read-only stood in an anonymous `/health`, data directory and all.
+#[test]
+fn errors_of_the_real_disk_do_not_say_where_its_root_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::new(folder.path().to_owned());
+    let file = RealDisk::for_reading(folder.path().to_owned());
+    disk.create_new("there").unwrap();
+    let errors = [
+        disk.open("gone/a").err(),
+        disk.create_new("there").err(),
+        disk.rename("gone/a", "b").err(),
+        disk.remove("gone/a").err(),
+        disk.list("there").err(),
+        disk.create_dir("there/a").err(),
+        disk.remove_dir("gone/a").err(),
+        disk.sync_dir("gone/a").err(),
+        file.open("there").unwrap().write_at(b"x", 0).err(),
+        file.open("there").unwrap().set_len(1).err(),
+    ];
+    for error in errors.map(Option::unwrap) {
+        let text = error.to_string();
+        assert!(text.contains("gone/a") || text.contains("there"), "{text}");
+        assert!(!text.contains(&*folder.path().to_string_lossy()), "{text}");
+    }
+}
+
 #[test]
 fn errors_say_what_to_do_and_name_the_path() {
     check(|disk| {

@@ -1,7 +1,9 @@
 //! The disk of production: files under one directory.
 //!
 //! Invariants: this is the only place that touches the file system; descriptors are close-on-exec (std opens with
-//! `O_CLOEXEC`); an interrupted read or write is tried again, a failed sync never is; every error names operation and path.
+//! `O_CLOEXEC`); an interrupted read or write is tried again, a failed sync never is; every error names operation and path, the
+//! path as the caller gave it: texts of errors reach clients, who need not learn where on this machine the root is. Only errors
+//! of taking the root itself (creating it, locking it) name it.
 //! It must never follow a path out of its root: absolute paths and `..` are refused.
 #![allow(clippy::disallowed_methods, reason = "this is the door")]
 
@@ -45,14 +47,15 @@ impl RealDisk {
         Ok(if path.is_empty() { self.root.clone() } else { self.root.join(path) })
     }
 
-    fn shown(&self, path: &str) -> String {
+    /// For those who start us, never for clients.
+    fn in_full(&self, path: &str) -> String {
         self.root.join(path).display().to_string()
     }
 
     fn file(&self, operation: &'static str, path: &str, options: &OpenOptions) -> Result<Box<dyn DiskFile>> {
         let resolved = self.resolve(path)?;
-        let file = retry(|| options.open(&resolved)).map_err(|error| Error::io(operation, self.shown(path), error))?;
-        Ok(Box::new(RealFile { file, path: path.to_owned(), shown: self.shown(path) }))
+        let file = retry(|| options.open(&resolved)).map_err(|error| Error::io(operation, shown(path), error))?;
+        Ok(Box::new(RealFile { file, path: path.to_owned() }))
     }
 }
 
@@ -67,25 +70,25 @@ impl Disk for RealDisk {
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         let (source, target) = (self.resolve(from)?, self.resolve(to)?);
-        fs::rename(source, target).map_err(|error| Error::io("rename", self.shown(from), error))
+        fs::rename(source, target).map_err(|error| Error::io("rename", shown(from), error))
     }
 
     fn remove(&self, path: &str) -> Result<()> {
-        fs::remove_file(self.resolve(path)?).map_err(|error| Error::io("remove", self.shown(path), error))
+        fs::remove_file(self.resolve(path)?).map_err(|error| Error::io("remove", shown(path), error))
     }
 
     fn list(&self, dir: &str) -> Result<Vec<String>> {
         let entries = match fs::read_dir(self.resolve(dir)?) {
             Err(error) if error.kind() == IoErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(|error| Error::io("list", self.shown(dir), error))?,
+            entries => entries.map_err(|error| Error::io("list", shown(dir), error))?,
         };
         let mut names = Vec::new();
         for entry in entries {
-            let name = entry.map_err(|error| Error::io("list", self.shown(dir), error))?.file_name();
+            let name = entry.map_err(|error| Error::io("list", shown(dir), error))?.file_name();
             let name = name.into_string().map_err(|name| {
                 Error::invalid(format!(
                     "list {}: the name {name:?} is not UTF-8; nothing of ours is called so",
-                    self.shown(dir)
+                    shown(dir)
                 ))
             })?;
             names.push(name);
@@ -95,22 +98,24 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &str) -> Result<()> {
-        let made = if dir.is_empty() { make_root(&self.root) } else { fs::create_dir_all(self.resolve(dir)?) };
-        made.map_err(|error| Error::io("create directory", self.shown(dir), error))
+        if dir.is_empty() {
+            return make_root(&self.root).map_err(|error| Error::io("create directory", self.in_full(dir), error));
+        }
+        fs::create_dir_all(self.resolve(dir)?).map_err(|error| Error::io("create directory", dir, error))
     }
 
     fn remove_dir(&self, dir: &str) -> Result<()> {
-        fs::remove_dir(self.resolve(dir)?).map_err(|error| Error::io("remove directory", self.shown(dir), error))
+        fs::remove_dir(self.resolve(dir)?).map_err(|error| Error::io("remove directory", shown(dir), error))
     }
 
     fn sync_dir(&self, dir: &str) -> Result<()> {
         let opened = File::open(self.resolve(dir)?);
-        opened.and_then(|opened| opened.sync_all()).map_err(|error| Error::io("sync directory", self.shown(dir), error))
+        opened.and_then(|opened| opened.sync_all()).map_err(|error| Error::io("sync directory", shown(dir), error))
     }
 
     fn lock(&self, path: &str, holder: &str) -> Result<Box<dyn DiskLock>> {
         let resolved = self.resolve(path)?;
-        let failed = |error: io::Error| Error::io("lock", self.shown(path), error);
+        let failed = |error: io::Error| Error::io("lock", self.in_full(path), error);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(resolved);
         let file = file.map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -130,7 +135,7 @@ impl RealDisk {
         let read = retry(|| file.read_at(&mut text, 0)).unwrap_or(0);
         let holder = String::from_utf8_lossy(&text[..read]).into_owned();
         let holder = if holder.is_empty() { "another process".to_owned() } else { holder };
-        Error::new(ErrorKind::Conflict, format!("lock {}: held by {holder}", self.shown(path)))
+        Error::new(ErrorKind::Conflict, format!("lock {}: held by {holder}", self.in_full(path)))
     }
 }
 
@@ -153,13 +158,11 @@ fn make_root(path: &Path) -> io::Result<()> {
 struct RealFile {
     file: File,
     path: String,
-    shown: String,
 }
 
 impl RealFile {
     fn failed(&self, operation: &'static str) -> impl Fn(io::Error) -> Error {
-        let shown = self.shown.clone();
-        move |error| Error::io(operation, shown.clone(), error)
+        move |error| Error::io(operation, shown(&self.path), error)
     }
 }
 
@@ -191,6 +194,11 @@ impl DiskFile for RealFile {
     fn path(&self) -> &str {
         &self.path
     }
+}
+
+/// A path below the root, for errors.
+fn shown(path: &str) -> &str {
+    if path.is_empty() { "." } else { path }
 }
 
 /// The open descriptor is the lock: the kernel releases it with the last one, also when the process dies.

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock::random16,
     disk::{Disk, DiskFile, DiskLock},
-    engine::{Driver, Options, Outcome, Parts, Proposal, Reason},
+    engine::{Driver, Options, Outcome, Parts, Proposal, ReadOnly, Reason},
     error::{Error, ErrorKind, Result},
     event::EventBody,
     id::LogId,
@@ -296,7 +296,9 @@ impl Drive {
         }
         let mut inputs = VecDeque::new();
         // Readers do not hold the writer: what one of them met is heard here, before anything else is decided.
-        inputs.extend(self.published.look().read_only.clone().map(Input::Damaged));
+        if let Some(ReadOnly::Damaged(why)) = &self.published.look().read_only {
+            inputs.push_back(Input::Damaged(why.clone()));
+        }
         inputs.extend(writer.made(&self.parts, false));
         inputs.push_back(input);
         while let Some(input) = inputs.pop_front() {
@@ -339,7 +341,7 @@ impl Drive {
                 None
             }
             Output::Poisoned(why) => {
-                self.published.read_only(why);
+                self.published.read_only(ReadOnly::Poisoned(why));
                 None
             }
             Output::Stopped(marked) => {

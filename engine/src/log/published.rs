@@ -14,7 +14,7 @@ use super::{
     header::{BLOCK_LEN, SegmentHeader},
 };
 use crate::{
-    engine::{Durable, Group},
+    engine::{Durable, Group, ReadOnly},
     error::Error,
     id::{Position, RepoId},
     limits::{FOLLOWER_BYTES_MAX, FOLLOWER_QUEUE_MAX},
@@ -36,7 +36,7 @@ pub(crate) struct Shown {
     /// No group will come any more.
     pub(crate) closed: bool,
     /// Why nothing may be written, if so.
-    pub(crate) read_only: Option<String>,
+    pub(crate) read_only: Option<ReadOnly>,
     ring: VecDeque<(u64, Group)>,
     ring_bytes: u64,
     last_positions: BTreeMap<RepoId, Position>,
@@ -123,7 +123,7 @@ impl Published {
     }
 
     /// Nothing may be written any more.
-    pub(crate) fn read_only(&self, why: String) {
+    pub(crate) fn read_only(&self, why: ReadOnly) {
         self.look().read_only = Some(why);
     }
 
@@ -133,7 +133,7 @@ impl Published {
         let mut shown = self.look();
         if error.is_corrupt() && shown.read_only.is_none() {
             tracing::error!(%error, "the log is damaged: read-only from now on");
-            shown.read_only = Some(error.to_string());
+            shown.read_only = Some(ReadOnly::Damaged(error.to_string()));
         }
     }
 

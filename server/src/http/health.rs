@@ -112,8 +112,8 @@ fn waiting_for(status: &Status) -> String {
 
 /// What is wrong, if something is.
 fn problem(hub: &Hub, status: &Status) -> Option<String> {
-    if let Some(why) = hub.engine.read_only() {
-        return Some(format!("the log is read-only: {why}; stop the server and ask `reprise doctor`"));
+    if let Some(why) = hub.read_only() {
+        return Some(why);
     }
     if status.possible_loss {
         return Some(format!("the log may have lost events that an index had: {}", status.reason));

@@ -13,7 +13,10 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
 use crate::{
-    hub::{Hub, HubError, body::Body},
+    hub::{
+        Hub, HubError,
+        body::{Body, spool_file},
+    },
     wire::transcode,
 };
 
@@ -84,7 +87,7 @@ async fn write_on(hub: &Arc<Hub>, spool: Option<std::fs::File>, bytes: Bytes) ->
     let written = tokio::task::spawn_blocking(move || {
         let mut file = match spool {
             Some(file) => file,
-            None => tempfile::tempfile_in(&hub.spool_dir)?,
+            None => spool_file(&hub.spool_dir)?,
         };
         file.write_all(&bytes)?;
         Ok::<_, std::io::Error>(file)

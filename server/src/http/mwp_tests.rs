@@ -499,7 +499,8 @@ async fn negotiation_is_ready_only_when_the_batch_says_all() {
 async fn a_client_that_does_not_take_its_list_of_ids_keeps_no_other_list_waiting() {
     let ids: Vec<String> = (0..10_000u32).map(|number| sha(&number.to_be_bytes())).collect();
     let waiting_time_max = Duration::from_millis(200);
-    let limits = Limits { spool_threshold_bytes: 100, listed_ids_max: ids.len(), waiting_time_max, ..Limits::default() };
+    let limits =
+        Limits { spool_threshold_bytes: 100, listed_ids_max: ids.len(), waiting_time_max, ..Limits::default() };
     let rig = Rig::new(limits).await;
     for (question, answer) in [("filter-objects", "missing"), ("presign", "inline")] {
         let mut body = Vec::new();

@@ -4,7 +4,10 @@
 //! repository gets the same bytes, headers and length for one that is private, deleted or was never there.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use axum::{body::Body, http::Request};
 use http_body_util::BodyExt;
@@ -282,26 +285,46 @@ async fn who_may_not_see_a_repository_gets_the_same_bytes_for_a_private_a_delete
     assert_eq!(compared, 6 * OF_REPOSITORIES.len() * 2);
 }
 
+/// What stands in the parentheses of each `.route(…)` of a source, tests apart.
+fn calls_of_route(source: &str) -> impl Iterator<Item = &str> {
+    source.split(".route(").skip(1).map(|rest| {
+        let mut open = 1;
+        let end = rest.find(|letter| {
+            open += i32::from(letter == '(') - i32::from(letter == ')');
+            open == 0
+        });
+        &rest[..end.unwrap()]
+    })
+}
+
+/// Every source of a folder, tests apart.
+#[allow(clippy::disallowed_methods, reason = "our own source")]
+fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let of = |path: PathBuf| match path.is_dir() {
+        true => sources(&path),
+        false if path.to_string_lossy().ends_with("_tests.rs") => Vec::new(),
+        false => vec![(path.clone(), std::fs::read_to_string(&path).unwrap())],
+    };
+    entries.flat_map(of).collect()
+}
+
 #[test]
 fn every_route_has_a_row() {
-    let sources = [
-        ("", include_str!("mod.rs")),
-        ("", include_str!("mwp.rs")),
-        ("", include_str!("transfer.rs")),
-        ("/api/v1", include_str!("admin/mod.rs")),
-    ];
     let mut routes = BTreeSet::new();
-    for (prefix, source) in sources {
-        for line in source.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")) {
-            let (route, handlers) = line.split_once('"').unwrap();
-            for method in ["get", "post", "put", "patch", "delete"] {
-                if handlers.contains(&format!("{method}(")) {
-                    routes.insert((method.to_uppercase(), format!("{prefix}{route}")));
-                }
-            }
+    for (path, source) in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http")) {
+        let prefix = if path.components().any(|part| part.as_os_str() == "admin") { "/api/v1" } else { "" };
+        for call in calls_of_route(&source) {
+            let mut quoted = call.split('"');
+            let (route, handlers) = (quoted.nth(1).unwrap(), quoted.next().unwrap());
+            let methods = ["get", "post", "put", "patch", "delete"];
+            let added = methods.into_iter().filter(|method| handlers.contains(&format!("{method}(")));
+            let before = routes.len();
+            routes.extend(added.map(|method| (method.to_uppercase(), format!("{prefix}{route}"))));
+            assert!(routes.len() > before, "{}: no method in {call}", path.display());
         }
     }
-    assert!(routes.len() > 25, "{routes:?}");
+    assert!(routes.len() > 30, "{routes:?}");
     let rows = OF_REPOSITORIES.iter().map(|(method, route, ..)| (method, route));
     let rows = rows.chain(OF_THE_SERVER.iter().map(|(method, route, _)| (method, route)));
     let rows: BTreeSet<(String, String)> =

@@ -33,7 +33,7 @@ pub enum Body {
 impl Body {
     /// A body of these pieces, in an unlinked file of `dir`. Blocking.
     pub fn spool(dir: &Path, pieces: impl Iterator<Item = Vec<u8>>) -> io::Result<Body> {
-        let (mut file, mut len) = (tempfile::tempfile_in(dir)?, 0);
+        let (mut file, mut len) = (spool_file(dir)?, 0);
         for piece in pieces {
             file.write_all(&piece)?;
             len += piece.len() as u64;
@@ -108,6 +108,14 @@ impl Body {
     }
 }
 
+/// An empty unlinked file in `dir`; its error does not say where that is.
+pub fn spool_file(dir: &Path) -> io::Result<File> {
+    tempfile::tempfile_in(dir).map_err(|error| {
+        tracing::error!(%error, "no file in the spool");
+        error.kind().into()
+    })
+}
+
 /// Reads a body front to back; steps over content without reading it.
 pub struct BodySource<'a> {
     body: &'a Body,
@@ -167,7 +175,8 @@ mod tests {
     use super::*;
 
     fn both(bytes: &[u8]) -> [Body; 2] {
-        let spooled = Body::spool(&std::env::temp_dir(), bytes.chunks(1_000).map(<[u8]>::to_vec)).unwrap();
+        let spooled =
+            Body::spool(tempfile::tempdir().unwrap().path(), bytes.chunks(1_000).map(<[u8]>::to_vec)).unwrap();
         [Body::Memory(Bytes::copy_from_slice(bytes)), spooled]
     }
 

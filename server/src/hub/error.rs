@@ -148,9 +148,7 @@ fn reason_text(reason: &Reason) -> String {
             format!("the push takes {bytes} bytes of log, more than the limit of {limit}")
         }
         Reason::Full => "the disk is full: nothing was written".to_owned(),
-        Reason::ReadOnly(why) => {
-            format!("the log is read-only ({why}); reads go on, and `reprise doctor` says what can be done")
-        }
+        Reason::ReadOnly(why) => format!("the log could not take it ({why}); reads go on"),
         Reason::Closed => "the server is shutting down".to_owned(),
     }
 }

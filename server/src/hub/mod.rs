@@ -15,7 +15,7 @@ use std::{
 
 use reprise_engine::{
     clock::random16,
-    engine::{Condition, Engine, OpenReport, Outcome, Proposal},
+    engine::{Condition, Engine, OpenReport, Outcome, Proposal, ReadOnly},
     event::{EventBody, Visibility},
     id::{Position, PushId},
 };
@@ -190,12 +190,25 @@ impl Hub {
         self.engine.propose(proposal, Box::new(move |outcome| drop(reply.send(outcome))));
         let appended = match outcome.await {
             Ok(Outcome::Done { first, last, repeated }) => Appended { first, last, repeated },
-            Ok(Outcome::NotDone(reason)) => return Err(HubError::NotAppended(reason)),
+            Ok(Outcome::NotDone(reason)) => {
+                let why = self.read_only().map(HubError::Unavailable);
+                return Err(why.unwrap_or(HubError::NotAppended(reason)));
+            }
             Ok(Outcome::Unknown(push)) => return Err(HubError::Unknown(push)),
             Err(_) => return Err(HubError::Unknown(push)),
         };
         self.folded(appended.last, FOLD_AFTER_APPEND).await;
         Ok(appended)
+    }
+
+    /// Why nothing can be pushed, and what helps, if it is so.
+    pub fn read_only(&self) -> Option<String> {
+        Some(match self.engine.read_only()? {
+            ReadOnly::Damaged(why) => format!("the log is read-only: {why}; stop the server and ask `reprise doctor`"),
+            ReadOnly::Poisoned(why) => {
+                format!("the log is read-only: what a write left on the disk is not known ({why}); restart the server")
+            }
+        })
     }
 
     /// Room for a large list of ids: one whose body did not stay in memory. Held by the job that has the list, and never while a

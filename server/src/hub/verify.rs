@@ -13,7 +13,7 @@ use std::{
 
 use reprise_engine::{
     Error, ErrorKind,
-    engine::Tail,
+    engine::{ReadOnly, Tail},
     event::{Event, EventBody},
     id::{Kind, ObjectId, PackId, Position, RepoId, TableHash},
     pack,
@@ -29,23 +29,27 @@ pub fn run(hub: &Hub, deep: bool, say: &mut dyn FnMut(Value) -> bool) -> Result<
     let mut found = Found::default();
     let end = hub.engine.durable().position;
     let mut named = Named::default();
-    let told = log_damage(hub);
-    if let Some(damage) = &told {
-        found.damaged += 1;
-        say(json!({"damaged": damage}));
+    let at_opening = damaged_at_opening(hub);
+    if let Some(damage) = &at_opening {
+        found.say(false, damage.clone(), say);
     }
     match scan_log(hub, end, &mut named, say) {
         Ok(true) => {}
         Ok(false) => return Ok(()),
         Err(error) if error.is_corrupt() => {
-            // Somebody else may have met it before, and it was said then.
-            if told.is_none() {
-                let (file, offset) = (error.file(), error.offset());
-                let what = json!({"what": "log", "file": file, "offset": offset, "detail": error.to_string()});
-                found.say(false, what, say);
+            let met = damage_of(&error);
+            let place = |damage: &Value| (damage["file"].clone(), damage["offset"].clone());
+            if at_opening.as_ref().map(place) != Some(place(&met)) {
+                found.say(false, met, say);
             }
         }
         Err(error) => return Err(error.into()),
+    }
+    // What somebody else met, and is not one of these: by now the file may read as it should.
+    if let Some(ReadOnly::Damaged(why)) = hub.engine.read_only()
+        && found.damaged == 0
+    {
+        found.say(false, json!({"what": "log", "detail": why}), say);
     }
     // What stands behind damage names packs too, but nobody can read which.
     verify_packs(hub, &named, deep, &mut found, say)?;
@@ -61,16 +65,17 @@ pub fn run(hub: &Hub, deep: bool, say: &mut dyn FnMut(Value) -> bool) -> Result<
     Ok(())
 }
 
-/// What opening found wrong with the log, or what made it read-only since: behind that point nothing can be scanned.
-fn log_damage(hub: &Hub) -> Option<Value> {
-    let why = hub.engine.read_only()?;
-    let (file, offset) = match hub.opened.as_ref().map(|opened| &opened.tail) {
-        Some(Tail::Damaged { file, offset, .. }) => (Some(file), Some(offset)),
-        _ => (None, None),
-    };
+/// What opening found wrong with the log: behind that point nothing can be scanned.
+fn damaged_at_opening(hub: &Hub) -> Option<Value> {
+    let Tail::Damaged { file, offset, message } = &hub.opened.as_ref()?.tail else { return None };
     Some(
-        json!({"what": "log", "file": file, "offset": offset, "detail": format!("read-only: {why}; ask `reprise doctor`")}),
+        json!({"what": "log", "file": file, "offset": offset, "detail": format!("{file} at byte {offset}: {message}; ask `reprise doctor`")}),
     )
+}
+
+fn damage_of(error: &Error) -> Value {
+    let detail = format!("{error}; ask `reprise doctor`");
+    json!({"what": "log", "file": error.file(), "offset": error.offset(), "detail": detail})
 }
 
 /// What was met.

@@ -79,12 +79,10 @@ pub fn check_served(field: &Field, repo: &str, from: usize) -> Result<usize, Str
         let wanted: Vec<String> = wanted.into_iter().collect();
         let have: Vec<String> = known.iter().cloned().collect();
         let given = fetched(field, repo, &wanted, &have)?;
+        let has = field.archive().blobs_below(&known);
         for head in &wanted {
-            // A blob that was there before is not sent again: only a fetch from nothing has all of them.
             let line = field.archive().compare(&given, head, &known)?;
-            if known.is_empty() {
-                field.archive().compare_blobs(&given, &line)?;
-            }
+            field.archive().compare_blobs(&given, &line, &has)?;
         }
     }
     Ok(heads.len())

@@ -9,7 +9,7 @@ use crate::{
     client::{Repository, Request},
     oracle::{AckedPush, EMPTY, Kind, Register},
     seeds,
-    workload::{Client, Field, Keyed, Outcome, writer::make_commits},
+    workload::{Client, Field, Keyed, Outcome, successes, writer::make_commits},
 };
 
 /// One repository that comes and goes.
@@ -30,8 +30,8 @@ impl Churner {
         Churner { repo: Register::new(repo, Kind::Repo, "main"), local, random }
     }
 
-    /// The next step of its life; false when the server is gone.
-    fn step(&mut self, field: &Field) -> bool {
+    /// The next step of its life: whether it was taken, or `None` when the server is gone.
+    fn step(&mut self, field: &Field) -> Option<bool> {
         let state = field.oracle().value(&self.repo).map(str::to_owned);
         match state.as_deref() {
             None => self.create(field),
@@ -40,22 +40,22 @@ impl Churner {
         }
     }
 
-    fn create(&self, field: &Field) -> bool {
+    fn create(&self, field: &Field) -> Option<bool> {
         let (owner, slug) = self.repo.repo.split_once('/').expect("OWNER/SLUG");
         let body = json!({"owner": owner, "slug": slug, "visibility": "public"}).to_string().into_bytes();
         let request = Request::post_json(field.url("api/v1/repos"), Some(field.token(owner)), &body);
         self.change(&request, Some(EMPTY), field)
     }
 
-    fn delete(&self, field: &Field) -> bool {
+    fn delete(&self, field: &Field) -> Option<bool> {
         let url = field.url(&format!("api/v1/repos/{}", self.repo.repo));
         self.change(&Request::delete(url, Some(field.token(&self.repo.repo))), None, field)
     }
 
-    fn push(&mut self, field: &Field) -> bool {
+    fn push(&mut self, field: &Field) -> Option<bool> {
         let remote = field.remote(&self.repo.repo);
         let prepared = Keyed::prepare(&self.local, "main", false, &remote, field, &mut self.random);
-        let Some(push) = prepared else { return false };
+        let push = prepared?;
         field.oracle().sent(&self.repo, Some(&push.head));
         let outcome = push.outcome(&remote, field);
         if let Outcome::Done(_) = &outcome {
@@ -65,29 +65,28 @@ impl Churner {
         self.told(&outcome, field)
     }
 
-    fn change(&self, request: &Request<'_>, value: Option<&str>, field: &Field) -> bool {
+    fn change(&self, request: &Request<'_>, value: Option<&str>, field: &Field) -> Option<bool> {
         field.oracle().sent(&self.repo, value);
         self.told(&field.outcome(request.send()), field)
     }
 
-    fn told(&self, outcome: &Outcome, field: &Field) -> bool {
+    fn told(&self, outcome: &Outcome, field: &Field) -> Option<bool> {
         match outcome {
             Outcome::Done(_) => field.oracle().acked(&self.repo),
-            Outcome::Refused(429 | 503, _) => field.oracle().refused(&self.repo),
+            Outcome::Refused(429 | 503, _) => {
+                field.oracle().refused(&self.repo);
+                return Some(false);
+            }
             Outcome::Refused(code, text) => panic!("{:?}: {code}: {text}", self.repo),
-            Outcome::Unknown => return false,
+            Outcome::Unknown => return None,
         }
-        true
+        Some(true)
     }
 }
 
 impl Client for Churner {
     fn run(&mut self, field: &Field) -> u64 {
-        let mut steps = 0;
-        while self.step(field) {
-            steps += 1;
-        }
-        steps
+        successes(|| self.step(field))
     }
 
     fn ask_again(&mut self, _: &Field) {}

@@ -6,7 +6,7 @@ use crate::{
     client::{Repository, Request, Value, release},
     oracle::{Kind, Register},
     seeds,
-    workload::{Client, Field, Outcome},
+    workload::{Client, Field, Outcome, successes},
 };
 
 /// Labels that are used in turn.
@@ -27,8 +27,8 @@ impl Labeler {
         Labeler { repo: repo.to_owned(), local, random: seeds::random(seed, stream) }
     }
 
-    /// One change; false when the server is gone.
-    fn change(&mut self, field: &Field) -> bool {
+    /// One change: whether it was accepted, or `None` when the server is gone.
+    fn change(&mut self, field: &Field) -> Option<bool> {
         let number = self.random.random_range(0..LABELS);
         let content = seeds::bytes(&mut self.random, 30);
         let commit = self.local.commit("main", "labelled", &[("a", Some(&content))]);
@@ -40,20 +40,20 @@ impl Labeler {
         if published { self.retract(&label, field) } else { self.publish(&label, &commit, field) }
     }
 
-    fn publish(&self, label: &Register, commit: &str, field: &Field) -> bool {
+    fn publish(&self, label: &Register, commit: &str, field: &Field) -> Option<bool> {
         let remote = field.remote(&self.repo);
         let body = release::record(&self.local, &label.name, "main", "stable", false).to_string().into_bytes();
         let request = Request::post_json(format!("{}/releases", remote.url), remote.token.as_deref(), &body);
         self.send(&request, label, Some(commit), field)
     }
 
-    fn retract(&self, label: &Register, field: &Field) -> bool {
+    fn retract(&self, label: &Register, field: &Field) -> Option<bool> {
         let remote = field.remote(&self.repo);
         let url = format!("{}/releases/{}", remote.url, label.name);
         self.send(&Request::delete(url, remote.token.as_deref()), label, None, field)
     }
 
-    fn set_tag(&self, tag: &str, commit: &str, field: &Field) -> bool {
+    fn set_tag(&self, tag: &str, commit: &str, field: &Field) -> Option<bool> {
         let remote = field.remote(&self.repo);
         let entry = Value::map([
             ("tag_id", Value::str("00000000-0000-4000-8000-000000000002")),
@@ -67,25 +67,24 @@ impl Labeler {
         self.send(&request, &Register::new(&self.repo, Kind::Tag, tag), Some(commit), field)
     }
 
-    fn send(&self, request: &Request<'_>, label: &Register, value: Option<&str>, field: &Field) -> bool {
+    fn send(&self, request: &Request<'_>, label: &Register, value: Option<&str>, field: &Field) -> Option<bool> {
         field.oracle().sent(label, value);
         match field.outcome(request.send()) {
             Outcome::Done(_) => field.oracle().acked(label),
-            Outcome::Refused(429 | 503, _) => field.oracle().refused(label),
+            Outcome::Refused(429 | 503, _) => {
+                field.oracle().refused(label);
+                return Some(false);
+            }
             Outcome::Refused(code, text) => panic!("{label:?}: {code}: {text}"),
-            Outcome::Unknown => return false,
+            Outcome::Unknown => return None,
         }
-        true
+        Some(true)
     }
 }
 
 impl Client for Labeler {
     fn run(&mut self, field: &Field) -> u64 {
-        let mut changes = 0;
-        while self.change(field) {
-            changes += 1;
-        }
-        changes
+        successes(|| self.change(field))
     }
 
     fn ask_again(&mut self, _: &Field) {}

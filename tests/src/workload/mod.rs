@@ -138,6 +138,11 @@ impl Field {
     }
 }
 
+/// Steps until the server is gone (`None`); how many of the steps had their success seen.
+fn successes(mut step: impl FnMut() -> Option<bool>) -> u64 {
+    std::iter::from_fn(&mut step).map(u64::from).sum()
+}
+
 /// Runs all clients against the server while `script` has it its way; how many successes were seen. The script calls
 /// [`Field::doom`] before it ends the server.
 pub fn under_load(

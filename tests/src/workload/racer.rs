@@ -6,7 +6,7 @@ use crate::{
     client::{Failure, Repository, fetch},
     oracle::AckedPush,
     seeds,
-    workload::{Client, Field, Keyed, Outcome},
+    workload::{Client, Field, Keyed, Outcome, successes},
 };
 
 /// One of several on the same branch.
@@ -82,11 +82,7 @@ impl Racer {
 
 impl Client for Racer {
     fn run(&mut self, field: &Field) -> u64 {
-        let mut won = 0;
-        while let Some(win) = self.race(field) {
-            won += u64::from(win);
-        }
-        won
+        successes(|| self.race(field))
     }
 
     fn ask_again(&mut self, field: &Field) {

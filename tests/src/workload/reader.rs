@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::{
     client::{CloneFailure, Failure, Repository, clone},
     oracle::{Kind, ReadBegun, Register},
-    workload::{Client, Field, state_of},
+    workload::{Client, Field, state_of, successes},
 };
 
 /// One reader of several repositories.
@@ -21,13 +21,17 @@ impl Reader {
         Reader { repos: repos.iter().map(|repo| (*repo).to_owned()).collect(), at: 0 }
     }
 
-    /// One clone; false when the server is gone.
-    fn read(&mut self, field: &Field) -> bool {
+    /// One clone: whether it was answered with one, or `None` when the server is gone.
+    fn read(&mut self, field: &Field) -> Option<bool> {
         self.at += 1;
         let repo = &self.repos[self.at % self.repos.len()];
         let begun = field.oracle().begin_read(repo);
+        let mut cloned = false;
         let checked = match clone(&field.url(repo)) {
-            Ok(given) => check(&given, repo, &begun, field),
+            Ok(given) => {
+                cloned = true;
+                check(&given, repo, &begun, field)
+            }
             Err(CloneFailure::Empty) => check_state(repo, &begun, Some(&[]), field),
             Err(CloneFailure::Refs(Failure::Status { code: 404, .. })) => check_state(repo, &begun, None, field),
             // Deleted between refs and fetch, or too busy.
@@ -35,11 +39,11 @@ impl Reader {
             Err(CloneFailure::Refs(Failure::Status { code: 429 | 503, .. })) => Ok(()),
             Err(failure) => {
                 assert!(field.is_doomed(), "{repo}: a clone failed and the server lives: {failure:?}");
-                return false;
+                return None;
             }
         };
         checked.unwrap_or_else(|error| panic!("{repo}: {error}"));
-        true
+        Some(cloned)
     }
 }
 
@@ -49,7 +53,7 @@ fn check(given: &Repository, repo: &str, begun: &ReadBegun, field: &Field) -> Re
     check_state(repo, begun, Some(&heads), field)?;
     for (branch, head) in &heads {
         let line = field.archive().compare(given, head, &BTreeSet::new())?;
-        field.archive().compare_blobs(given, &line)?;
+        field.archive().compare_blobs(given, &line, &BTreeSet::new())?;
         let oracle = field.oracle();
         if oracle.is_race(repo, branch) {
             oracle.judge_race_read(begun, repo, branch, &line)?;
@@ -84,11 +88,7 @@ fn check_state(repo: &str, begun: &ReadBegun, heads: Option<&[(String, String)]>
 
 impl Client for Reader {
     fn run(&mut self, field: &Field) -> u64 {
-        let mut clones = 0;
-        while self.read(field) {
-            clones += 1;
-        }
-        clones
+        successes(|| self.read(field))
     }
 
     fn ask_again(&mut self, _: &Field) {}

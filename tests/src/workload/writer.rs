@@ -6,7 +6,7 @@ use crate::{
     client::Repository,
     oracle::{AckedPush, Kind, Register},
     seeds,
-    workload::{Client, Field, Keyed, Outcome},
+    workload::{Client, Field, Keyed, Outcome, successes},
 };
 
 /// Paths that a writer changes in turn: trees stay small, history grows.
@@ -39,8 +39,8 @@ impl Writer {
         Writer { forces: true, ..self }
     }
 
-    /// One push, and perhaps once more; false when the server is gone.
-    fn push(&mut self, field: &Field) -> bool {
+    /// One push, and perhaps once more: whether it was accepted, or `None` when the server is gone.
+    fn push(&mut self, field: &Field) -> Option<bool> {
         let remote = field.remote(&self.branch.repo);
         let force = self.forces && self.random.random_range(0..3) == 0;
         if force {
@@ -49,19 +49,19 @@ impl Writer {
         make_commits(&mut self.local, &self.branch.name, &mut self.random);
         let local = &self.local;
         let prepared = Keyed::prepare(local, &self.branch.name, self.forces, &remote, field, &mut self.random);
-        let Some(push) = prepared else { return false };
+        let push = prepared?;
         field.oracle().sent(&self.branch, Some(&push.head));
         match push.outcome(&remote, field) {
             Outcome::Done(_) => self.acked(&push, field),
             Outcome::Refused(429 | 503, _) => {
                 field.oracle().refused(&self.branch);
                 self.go_to_certain(field);
-                return true;
+                return Some(false);
             }
             Outcome::Refused(code, text) => panic!("{:?}: {code}: {text}", self.branch),
             Outcome::Unknown => {
                 self.unanswered = Some(push);
-                return false;
+                return None;
             }
         }
         if self.random.random_range(0..AGAIN) == 0 {
@@ -73,10 +73,10 @@ impl Writer {
                 }
                 Outcome::Refused(429 | 503, _) => {}
                 Outcome::Refused(code, text) => panic!("the same push again: {code}: {text}"),
-                Outcome::Unknown => return false,
+                Outcome::Unknown => return None,
             }
         }
-        true
+        Some(true)
     }
 
     fn acked(&mut self, push: &Keyed, field: &Field) {
@@ -105,11 +105,7 @@ impl Writer {
 
 impl Client for Writer {
     fn run(&mut self, field: &Field) -> u64 {
-        let mut acked = 0;
-        while self.push(field) {
-            acked += 1;
-        }
-        acked
+        successes(|| self.push(field))
     }
 
     fn ask_again(&mut self, field: &Field) {

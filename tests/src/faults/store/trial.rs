@@ -28,8 +28,10 @@ pub enum Ended {
     FoldedAgain,
     /// It was built again before it served.
     Rebuilt,
-    /// It was built again while it served.
+    /// It was built again while it served: until then it answered rightly or refused.
     RebuiltLater,
+    /// It was built again while it served, and a wrong answer was given until then: a whole table stood in the place of another.
+    WrongUntilRebuilt,
     /// The store killed the process; the next one served.
     KilledOnce,
 }
@@ -90,9 +92,11 @@ impl<'a> Trial<'a> {
             _ => {}
         }
         Ok(match served.reason.as_str() {
+            "" if served.wrong.is_some() => Ended::WrongUntilRebuilt,
             "" => Ended::WentOn,
             reason if reason.starts_with("folding again") => Ended::FoldedAgain,
-            _ if served.refused > 0 || served.wrong.is_some() => Ended::RebuiltLater,
+            _ if served.wrong.is_some() => Ended::WrongUntilRebuilt,
+            _ if served.refused > 0 => Ended::RebuiltLater,
             _ => Ended::Rebuilt,
         })
     }
