@@ -15,7 +15,7 @@ use std::{
 
 use reprise_engine::{
     clock::random16,
-    engine::{Condition, Engine, OpenReport, Outcome, Proposal, ReadOnly},
+    engine::{Condition, Engine, OpenReport, Outcome, Proposal, ReadOnly, Reason},
     event::{EventBody, Visibility},
     id::{Position, PushId},
 };
@@ -190,10 +190,11 @@ impl Hub {
         self.engine.propose(proposal, Box::new(move |outcome| drop(reply.send(outcome))));
         let appended = match outcome.await {
             Ok(Outcome::Done { first, last, repeated }) => Appended { first, last, repeated },
-            Ok(Outcome::NotDone(reason)) => {
+            Ok(Outcome::NotDone(reason @ Reason::ReadOnly(_))) => {
                 let why = self.read_only().map(HubError::Unavailable);
                 return Err(why.unwrap_or(HubError::NotAppended(reason)));
             }
+            Ok(Outcome::NotDone(reason)) => return Err(HubError::NotAppended(reason)),
             Ok(Outcome::Unknown(push)) => return Err(HubError::Unknown(push)),
             Err(_) => return Err(HubError::Unknown(push)),
         };
