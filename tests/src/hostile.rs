@@ -70,7 +70,7 @@ impl Type {
 }
 
 /// All endpoints that read a body.
-pub const ENDPOINTS: [Endpoint; 12] = [
+pub const ENDPOINTS: [Endpoint; 14] = [
     Endpoint {
         method: "POST",
         path: "alice/demo/filter-objects",
@@ -148,6 +148,24 @@ pub const ENDPOINTS: [Endpoint; 12] = [
             ("bundle.objects.0.object_id", &[]),
             ("bundle.objects.0.content", &[Type::Bin]),
         ],
+    },
+    Endpoint {
+        method: "POST",
+        path: "alice/demo/push/mpack-presign",
+        json: false,
+        body: || Value::map([("bytes", Value::Int(7)), ("sha256", Value::str(ids::EMPTY))]),
+        fields: &[("bytes", &[Type::Int]), ("sha256", &[])],
+    },
+    Endpoint {
+        method: "POST",
+        path: "alice/demo/push/unpack-mpack",
+        json: false,
+        body: || {
+            let pairs =
+                [("uploads", Value::Array(vec![])), ("branch", Value::str("main")), ("tip", Value::str(ids::EMPTY))];
+            Value::map(pairs)
+        },
+        fields: &[("uploads", &[]), ("branch", &[Type::Str]), ("tip", &[]), ("force", &[Type::Bool])],
     },
     Endpoint {
         method: "POST",

@@ -2,15 +2,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    time::{Duration, Instant},
 };
 
 use reprise_tests::{
-    client::{Repository, Request, Value, clone, mpack, push},
+    client::{
+        Refs, Repository, Request, Response, Value, clone, ids::sha256_hex, ls_remote, mpack, push, push::candidates,
+    },
     fixtures,
     server_process::{DataDir, ServerProcess},
-    wire_rig::Hub,
+    wire_rig::{Hub, check_refusal},
 };
 use sha2::{Digest, Sha256};
 
@@ -183,4 +187,138 @@ fn stream(url: &str, body: &[u8], more: &[(&str, &str)], max: u64, hash: Sha256)
         streamed.bytes += taken as u64;
         body.consume(taken);
     }
+}
+
+const PUSH: &str = "0f0e0d0c-0b0a-4908-8706-050403020100";
+
+/// Announces and uploads a pack; its name.
+fn upload(hub: &Hub, pack: &[u8]) -> String {
+    let announced = announce(hub, pack);
+    let url = format!("{}/{}", hub.url, announced.text("url"));
+    let answer = Request::put(url, pack).send().unwrap();
+    assert_eq!(answer.code, 204, "{}", answer.text());
+    announced.text("upload").to_owned()
+}
+
+fn announce(hub: &Hub, pack: &[u8]) -> Value {
+    let bytes = i128::try_from(pack.len()).unwrap();
+    let body = Value::map([("bytes", Value::Int(bytes)), ("sha256", Value::str(sha256_hex(pack)))]);
+    hub.post("push/mpack-presign", &body).decode().unwrap()
+}
+
+fn unpack(hub: &Hub, uploads: &[&str], branch: &str, tip: &str) -> Response {
+    let body = Value::map([
+        ("uploads", Value::strs(uploads.iter().copied())),
+        ("branch", Value::str(branch)),
+        ("tip", Value::str(tip)),
+    ]);
+    let bytes = body.encode();
+    let request = Request::post(format!("{}/push/unpack-mpack", hub.url), Some(&hub.token), &bytes);
+    request.header("Idempotency-Key", PUSH).send().unwrap()
+}
+
+/// Everything of a branch in one pack, made without the engine.
+fn pack_of(hub: &Hub, local: &Repository, branch: &str) -> Vec<u8> {
+    let commits = local.walk(local.head(branch), &BTreeSet::new());
+    let blobs = candidates(local, &commits);
+    let repo = Refs::get(&hub.url, None).unwrap().repo_id;
+    mpack::write(&repo, PUSH, 7, &mpack::objects_of(local, &commits, &blobs))
+}
+
+/// Files below the packs' directory.
+fn files(hub: &Hub, below: &str) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut dirs = vec![hub.data.path().join("objects").join(below)];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { dirs.push(path) } else { found.push(path) }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_fixture_pushed_as_a_pack_is_stored_as_it_came_and_clones_back() {
+    let hub = Hub::start();
+    let local = fixtures::etude();
+    let pack = pack_of(&hub, &local, "main");
+    let name = upload(&hub, &pack);
+    let answer = unpack(&hub, &[&name], "main", local.head("main")).decode().unwrap();
+    assert_eq!(answer.get("ok"), Some(&Value::Bool(true)), "{answer:?}");
+    let stored = files(&hub, "packs");
+    assert_eq!(stored.len(), 1);
+    assert!(std::fs::read(&stored[0]).unwrap() == pack, "byte for byte");
+    assert!(files(&hub, "staging").is_empty());
+    let cloned = clone(&hub.url).unwrap();
+    cloned.check_complete(local.head("main")).unwrap();
+    let mut expected = local.materialise(local.head("main"));
+    expected.retain(|_, content| !content.is_empty());
+    assert_eq!(cloned.materialise(local.head("main")), expected);
+    // The other branches share most of it: what is new is packed anew.
+    for branch in ["variation", "feature/long-name"] {
+        let name = upload(&hub, &pack_of(&hub, &local, branch));
+        let body = Value::map([
+            ("uploads", Value::strs([name.as_str()])),
+            ("branch", Value::str(branch)),
+            ("tip", Value::str(local.head(branch))),
+        ]);
+        assert_eq!(hub.post("push/unpack-mpack", &body).decode().unwrap().get("ok"), Some(&Value::Bool(true)));
+        fetch_pack(&hub.url, &[&local.heads[branch]], &[]);
+    }
+    let verified = hub.data.json_lines(&["verify", "--deep"]);
+    assert_eq!(verified.last().unwrap()["ok"], true, "{verified:?}");
+}
+
+#[test]
+fn a_kill_between_upload_and_unpack_leaves_only_what_the_next_start_sweeps() {
+    let hub = Hub::start();
+    let local = fixtures::etude();
+    let (head, pack) = (local.head("main"), pack_of(&hub, &local, "main"));
+    let names = [upload(&hub, &pack), announce(&hub, &pack).text("upload").to_owned()];
+    assert_eq!((files(&hub, "staging").len(), files(&hub, "packs").len()), (1, 0));
+    let Hub { data, server, token, .. } = hub;
+    server.kill();
+    let server = data.serve();
+    server.wait_ready();
+    let hub = Hub { url: server.url("alice/demo"), data, server, token };
+    assert!(files(&hub, "staging").is_empty() && files(&hub, "packs").is_empty(), "swept");
+    assert!(ls_remote(&hub.url).unwrap().is_empty());
+    for name in &names {
+        assert_eq!(unpack(&hub, &[name], "main", head).code, 404);
+    }
+    // The push is not lost: the same pack under the same key.
+    let name = upload(&hub, &pack);
+    assert_eq!(unpack(&hub, &[&name], "main", head).code, 200);
+    clone(&hub.url).unwrap().check_complete(head).unwrap();
+}
+
+#[test]
+fn an_upload_that_nobody_unpacks_is_removed_when_its_time_is_over() {
+    let hub = Hub::start_with(&["--limit", "upload_time_max=1"]);
+    let name = upload(&hub, b"any bytes");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !files(&hub, "staging").is_empty() {
+        assert!(Instant::now() < deadline, "it stays");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(unpack(&hub, &[&name], "main", &sha256_hex(b"any")).code, 404);
+}
+
+#[test]
+fn a_refused_upload_leaves_no_file_and_no_ticket_is_ever_logged() {
+    let hub = Hub::start();
+    let pack = pack_of(&hub, &fixtures::etude(), "main");
+    let announced = announce(&hub, &pack);
+    let url = format!("{}/{}", hub.url, announced.text("url"));
+    for wrong in [&pack[1..], b"", &[&pack[..], b"x"].concat()] {
+        let answer = Request::put(&url, wrong).send().unwrap();
+        check_refusal(&answer, &[422]);
+        assert!(files(&hub, "staging").is_empty());
+    }
+    assert_eq!(Request::put(&url, &pack).send().unwrap().code, 204);
+    assert_eq!(Request::put(&url, &pack).send().unwrap().code, 404);
+    let ticket = url.rsplit('=').next().unwrap();
+    assert!(ticket.len() == 64 && !hub.server.printed().contains(ticket));
+    assert!(hub.server.printed().contains("/alice/demo/mpack/"), "the requests themselves are");
 }

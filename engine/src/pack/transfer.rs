@@ -16,8 +16,8 @@ use super::{
 use crate::{
     error::{Error, Result},
     event::ObjectRow,
-    id::{Kind, ObjectId, PushId, RepoId},
-    store::ObjectStore,
+    id::{Kind, ObjectId, PackId, PushId, RepoId},
+    store::{ObjectStore, StoreKey},
 };
 
 /// Bytes before the first entry.
@@ -28,6 +28,15 @@ pub const BEFORE_ENTRY_BYTES: u64 = PREAMBLE_BYTES as u64;
 /// The payload of the base that an entry is stored against, if it is; unverified: what it is called follows from it.
 pub fn base_payload(store: &dyn ObjectStore, kind: Kind, of: &Location) -> Result<Option<Bytes>> {
     of.base.as_ref().map(|base| read_base(store, kind, of, base)).transpose()
+}
+
+/// How many rows a stored pack of `size` bytes has by its footer; nothing else of it is looked at.
+pub fn rows_announced(store: &dyn ObjectStore, pack: PackId, size: u64) -> Result<usize> {
+    let (key, len) = (StoreKey::pack(pack), FOOTER_BYTES as u64);
+    let at =
+        size.checked_sub(len).ok_or_else(|| Error::corrupt(key.as_str(), size, "the file is too short for a pack"))?;
+    let footer = Footer::decode(key.as_str(), &store.read(&key, at, len)?, size)?;
+    usize::try_from(footer.count).map_err(|_| Error::invalid("too many rows"))
 }
 
 /// The header: `nonce` must follow from what the pack holds.

@@ -49,11 +49,12 @@ impl Admission {
     pub async fn enter(&self, route: &str) -> Result<Option<Place>, HubError> {
         let gate = match route {
             "/{owner}/{slug}/fetch" | "/{owner}/{slug}/fetch/mpack" => &self.fetches,
-            "/{owner}/{slug}/push" => &self.pushes,
-            "/{owner}/{slug}/push/objects" => &self.uploads,
+            "/{owner}/{slug}/push" | "/{owner}/{slug}/push/unpack-mpack" => &self.pushes,
+            "/{owner}/{slug}/push/objects" | "/{owner}/{slug}/mpack/{id}" => &self.uploads,
             "/{owner}/{slug}/filter-objects"
             | "/{owner}/{slug}/presign"
             | "/{owner}/{slug}/negotiate"
+            | "/{owner}/{slug}/push/mpack-presign"
             | "/{owner}/{slug}/releases"
             | "/api/v1/repos" => &self.questions,
             "/{owner}/{slug}/objects/{id}" => &self.objects,

@@ -75,3 +75,5 @@ mod access_tests;
 mod surface_tests;
 #[cfg(test)]
 mod transfer_tests;
+#[cfg(test)]
+mod upload_tests;

@@ -36,6 +36,7 @@ use crate::{
         body::{Body, PIECE_BYTES},
         objects::BlobBytes,
         packing::spool_error,
+        push::PushAnswer,
         questions::default_branch,
         releases::ReleaseQuery,
         repos::RepoName,
@@ -120,6 +121,11 @@ async fn push(asked: Asked) -> Answer {
     let limit = asked.hub.limits.push_body_bytes_max;
     let key = idempotency_key(&asked.headers)?;
     let answer = asked.write(limit, true, |hub, caller, name, body| hub.push(caller, name, body, key)).await?;
+    Ok(pushed(&answer))
+}
+
+/// The answer to a push, however it came.
+pub(super) fn pushed(answer: &PushAnswer) -> Response {
     let mut out = map(if answer.head.is_some() { 4 } else { 3 });
     encode::text(&mut out, "ok");
     encode::boolean(&mut out, answer.ok);
@@ -129,7 +135,7 @@ async fn push(asked: Asked) -> Answer {
         encode::text(&mut out, "remote_head");
         encode::id(&mut out, &head.0);
     }
-    Ok(msgpack(out))
+    msgpack(out)
 }
 
 async fn negotiate(asked: Asked) -> Answer {

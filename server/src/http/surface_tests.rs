@@ -22,6 +22,8 @@ enum Who {
     Readers,
     Writers,
     Admins,
+    /// Whoever has the ticket: what anybody else gets is the same about every repository.
+    Ticket,
 }
 
 /// What each of the ten callers gets of a repository that is …
@@ -50,6 +52,11 @@ impl Who {
                 private: [401,   401,    401,    401,    404,     404,      403,   OK,    OK,   OK],
                 none:    [401,   401,    401,    401,    404,     404,      404,   404,   404,  404],
             },
+            Who::Ticket => Rule {
+                public:  [404,   401,    401,    401,    404,     404,      404,   404,   404,  404],
+                private: [404,   401,    401,    401,    404,     404,      404,   404,   404,  404],
+                none:    [404,   401,    401,    401,    404,     404,      404,   404,   404,  404],
+            },
             Who::Admins => Rule {
                 public:  [401,   401,    401,    401,    403,     403,      403,   403,   OK,   OK],
                 private: [401,   401,    401,    401,    404,     404,      403,   403,   OK,   OK],
@@ -61,7 +68,7 @@ impl Who {
 
 /// Endpoints of one repository: method, route, who may, what those get.
 #[rustfmt::skip]
-const OF_REPOSITORIES: [(&str, &str, Who, u16); 17] = [
+const OF_REPOSITORIES: [(&str, &str, Who, u16); 20] = [
     ("GET",    "/{owner}/{slug}/refs",                         Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/filter-objects",               Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/presign",                      Who::Readers, 200),
@@ -72,6 +79,11 @@ const OF_REPOSITORIES: [(&str, &str, Who, u16); 17] = [
     ("GET",    "/{owner}/{slug}/releases",                     Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/push/objects",                 Who::Writers, 200),
     ("POST",   "/{owner}/{slug}/push",                         Who::Writers, 200),
+    ("POST",   "/{owner}/{slug}/push/mpack-presign",           Who::Writers, 200),
+    // Nothing says where the branch is to be: 422 is behind the door.
+    ("POST",   "/{owner}/{slug}/push/unpack-mpack",            Who::Writers, 422),
+    // Without its ticket it is not there, for nobody.
+    ("PUT",    "/{owner}/{slug}/mpack/{id}",                   Who::Ticket,  404),
     // The body is empty: 422 is behind the door.
     ("POST",   "/{owner}/{slug}/releases",                     Who::Writers, 422),
     // There is no such release: said to writers only, and in other words.
@@ -120,6 +132,8 @@ fn body(method: &str, route: &str, number: usize) -> Option<Value> {
         _ if ends("/negotiate") || ends("/fetch") || ends("/fetch/mpack") => json!({"want": [], "have": []}),
         _ if ends("/push/objects") => json!({"objects": []}),
         _ if ends("/push") => json!({"bundle": {"commits": [], "snapshots": [], "objects": []}, "branch": "main"}),
+        _ if ends("/push/mpack-presign") => json!({"bytes": 1, "sha256": HELD_ID}),
+        _ if ends("/push/unpack-mpack") => json!({"uploads": [], "branch": "main"}),
         _ if ends("/releases") => json!({}),
         _ if ends("/tags") => json!({"tags": []}),
         _ if route == "/api/v1/repos" => json!({"owner": "alice", "slug": format!("made-{number}")}),

@@ -1,4 +1,4 @@
-//! Direct transfer (API.md): packs out, of any size and from any byte on.
+//! Direct transfer (API.md): packs out, of any size and from any byte on; packs in, announced, uploaded, unpacked.
 //!
 //! Invariants: as in [`super::mwp`]; an answer has its length and its strong name before its first byte; bytes of a plan that is
 //! another now are never sent as the rest of the old one.
@@ -8,23 +8,34 @@ use std::sync::Arc;
 use axum::{
     Router,
     body::Body as HttpBody,
-    http::{HeaderValue, StatusCode, header},
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
-    routing::post,
+    routing::{post, put},
 };
 use futures_util::{StreamExt, stream};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use serde::Deserialize;
 
 use crate::{
     http::{
-        mwp::{Answer, Asked, built, received},
+        extract::{Path, Query},
+        intake,
+        mwp::{Answer, Asked, built, idempotency_key, map, msgpack, pair, pushed, received},
         range,
     },
-    hub::{Hub, HubError},
+    hub::{Caller, Hub, HubError, body::Body, mpack::uploads::Ticket, repos::RepoName},
+    wire::{encode, requests},
 };
 
 /// All endpoints of direct transfer.
 pub fn routes() -> Router<Arc<Hub>> {
-    Router::new().route("/{owner}/{slug}/fetch/mpack", post(fetch_pack))
+    Router::new()
+        .route("/{owner}/{slug}/fetch/mpack", post(fetch_pack))
+        .route("/{owner}/{slug}/push/mpack-presign", post(announce_pack))
+        .route("/{owner}/{slug}/push/unpack-mpack", post(unpack))
+        .route("/{owner}/{slug}/mpack/{id}", put(upload_pack))
 }
 
 async fn fetch_pack(asked: Asked) -> Answer {
@@ -64,6 +75,63 @@ async fn fetch_pack(asked: Asked) -> Answer {
     let sent = hub.send_pack(planned, from).await?;
     let chunks = stream::once(async move { Ok(sent.first) }).chain(received(sent.rest));
     built(answer.header(header::CONTENT_LENGTH, sent.len), HttpBody::from_stream(chunks))
+}
+
+async fn announce_pack(asked: Asked) -> Answer {
+    let hub = Arc::clone(&asked.hub);
+    let life = hub.limits.upload_time_max.as_secs();
+    let announce = |hub: Arc<Hub>, caller: Caller, name: RepoName, body: Body| async move {
+        hub.writable(&caller, &name.owner, &name.slug, true).await?;
+        let (bytes, sha256) = requests::announcement(body.source())?;
+        hub.announce_upload(name, bytes, sha256).await
+    };
+    let Ticket { upload, ticket } = asked.write(hub.limits.json_body_bytes_max, true, announce).await?;
+    let upload = hex::encode(upload);
+    let mut out = map(3);
+    pair(&mut out, "url", &format!("mpack/{upload}?ticket={}", ticket.expose()));
+    pair(&mut out, "upload", &upload);
+    encode::text(&mut out, "expires_in");
+    encode::unsigned(&mut out, life);
+    Ok(msgpack(out))
+}
+
+async fn unpack(asked: Asked) -> Answer {
+    let limit = asked.hub.limits.json_body_bytes_max;
+    let key = idempotency_key(&asked.headers)?;
+    let answer = asked.write(limit, true, |hub, caller, name, body| hub.unpack(caller, name, body, key)).await?;
+    Ok(pushed(&answer))
+}
+
+/// The right to send or fetch something, in an address.
+#[derive(Deserialize)]
+struct WithTicket {
+    ticket: Option<String>,
+}
+
+async fn upload_pack(
+    State(hub): State<Arc<Hub>>,
+    _: Caller,
+    Path((owner, slug, id)): Path<(String, String, String)>,
+    Query(WithTicket { ticket }): Query<WithTicket>,
+    headers: HeaderMap,
+    mut body: HttpBody,
+) -> Answer {
+    intake::check_coding(&headers)?;
+    let name = RepoName { owner, slug };
+    let mut taking = hub.take_upload(&name, &id, &ticket.unwrap_or_default()).await?;
+    let announced = body.size_hint().exact().filter(|len| *len != taking.bytes());
+    if let Some(len) = announced {
+        let text = format!("the upload has {len} bytes; announced were {}", taking.bytes());
+        return Err(HubError::Invalid(text));
+    }
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| HubError::BadRequest(format!("the upload broke off: {error}")))?;
+        if let Ok(data) = frame.into_data() {
+            taking.take(&data).await?;
+        }
+    }
+    taking.finish().await?;
+    built(Response::builder().status(StatusCode::NO_CONTENT), HttpBody::empty())
 }
 
 /// A pack of ours.

@@ -118,7 +118,7 @@ impl Hub {
 
     /// "There is none", said no earlier for a repository that is hidden than for one that is not there: both are known
     /// only once all that is durable is folded.
-    async fn not_found(&self, owner: &str, slug: &str) -> HubError {
+    pub(crate) async fn not_found(&self, owner: &str, slug: &str) -> HubError {
         match self.view_at(self.engine.durable().position).await {
             Ok(_) => no_such_repo(owner, slug),
             Err(error) => error,

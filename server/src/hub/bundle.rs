@@ -18,22 +18,19 @@ use reprise_engine::{
 };
 use reprise_projections::View;
 
-use crate::{
-    hub::{
-        Hub, HubError, Repo,
-        blob_lists::{BlobLists, difference},
-        body::Body,
-        packing::{Packing, spool_error},
-        receive::pack_missing,
-    },
-    wire::{Field, requests::PushIndex, value::value_of},
+use crate::hub::{
+    Hub, HubError, Repo,
+    blob_lists::{BlobLists, difference},
+    delivery::Delivery,
+    packing::Packing,
+    push::Asked,
 };
 
 /// What the rest of a push needs to know of a bundle that was taken in.
 pub struct Taken {
     /// Every commit of the bundle.
     pub lines: HashMap<ObjectId, Line>,
-    /// The first commit of the bundle; without any, where the branch is.
+    /// Where the branch is to be: what was asked for, else the first commit of the bundle; without any, where it is.
     pub tip: ObjectId,
     /// Records that differ from what the repository has under the same id; they were left out.
     pub differing: Vec<ObjectId>,
@@ -66,8 +63,8 @@ pub struct Intake<'a> {
     hub: &'a Hub,
     repo: &'a Repo,
     view: &'a View,
-    body: &'a Body,
-    index: &'a PushIndex,
+    asked: &'a Asked,
+    delivery: &'a Delivery,
     packing: &'a mut Packing,
     /// Where each snapshot of the bundle stands in its list, by id.
     snapshots: Vec<(ObjectId, usize)>,
@@ -85,15 +82,16 @@ pub struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    /// Prepares to take in what `index` found in `body`.
+    /// Prepares to take in what a push delivers.
     pub fn new(
         hub: &'a Hub,
         (repo, view): (&'a Repo, &'a View),
-        (body, index): (&'a Body, &'a PushIndex),
+        asked: &'a Asked,
         packing: &'a mut Packing,
     ) -> Result<Intake<'a>, Refused> {
+        let delivery = &asked.delivery;
         let mut snapshots: Vec<_> =
-            index.snapshots.iter().enumerate().map(|(at, snapshot)| (snapshot.id, at)).collect();
+            delivery.snapshots().into_iter().enumerate().map(|(at, snapshot)| (snapshot, at)).collect();
         snapshots.sort_unstable();
         if let Some(pair) = snapshots.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(HubError::Invalid(format!("snapshot {} stands twice in the bundle", pair[0].0)).into());
@@ -103,8 +101,8 @@ impl<'a> Intake<'a> {
             hub,
             repo,
             view,
-            body,
-            index,
+            asked,
+            delivery,
             packing,
             snapshots,
             done,
@@ -120,13 +118,18 @@ impl<'a> Intake<'a> {
 
     /// Verifies, packs, checks. `old`: where the branch is.
     pub fn run(mut self, old: Option<ObjectId>) -> Result<Taken, Refused> {
-        let Some(tip) = self.read_lines()?.or(old) else {
-            let branch = &self.index.branch;
+        let first = self.read_lines()?;
+        let Some(tip) = self.asked.tip.or(first).or(old) else {
+            let branch = &self.asked.branch;
             return Err(Refused::Rejected(format!("the push brings no commits: branch '{branch}' would have no head")));
         };
+        if !self.lines.contains_key(&tip) && old != Some(tip) && self.view.commit(self.repo.scope, tip)?.is_none() {
+            let text = format!("commit {tip} is neither in this repository nor does the push bring it");
+            return Err(Refused::Rejected(text));
+        }
         // The bundle is tip first: backwards, a commit's parent has just been seen and snapshots resemble their forerunner.
-        for at in (0..self.index.commits.len()).rev() {
-            let commit = self.read_commit(at)?;
+        for at in (0..self.delivery.commits()).rev() {
+            let commit = self.delivery.commit(at)?;
             self.commit(&commit)?;
         }
         for slot in 0..self.snapshots.len() {
@@ -135,15 +138,15 @@ impl<'a> Intake<'a> {
         self.check_parents()?;
         self.check_snapshots()?;
         self.check_blobs()?;
-        pack_missing(self.view, self.repo, self.body, &self.index.objects, self.packing)?;
+        self.delivery.pack_blobs(self.view, self.repo, self.packing)?;
         Ok(Taken { lines: self.lines, tip, differing: self.differing })
     }
 
     /// Verifies every commit and remembers its parents and snapshot; returns the tip, if there is one.
     fn read_lines(&mut self) -> Result<Option<ObjectId>, Refused> {
         let mut tip = None;
-        for at in 0..self.index.commits.len() {
-            let commit = self.read_commit(at)?;
+        for at in 0..self.delivery.commits() {
+            let commit = self.delivery.commit(at)?;
             tip = tip.or(Some(commit.id));
             let line = Line { parents: commit.parents, snapshot: commit.snapshot };
             if self.lines.insert(commit.id, line).is_some() {
@@ -151,13 +154,6 @@ impl<'a> Intake<'a> {
             }
         }
         Ok(tip)
-    }
-
-    fn read_commit(&self, at: usize) -> Result<Commit, Refused> {
-        let bytes = self.body.slice(self.index.commits[at]).map_err(spool_error)?;
-        let root = Field::root("bundle.commits");
-        let record = value_of(&bytes, &root.index(at))?;
-        Ok(Commit::from_record(&record).map_err(|error| HubError::Invalid(format!("bundle.commits[{at}]: {error}")))?)
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), Refused> {
@@ -219,17 +215,13 @@ impl<'a> Intake<'a> {
     /// A turn at a large record, if the snapshot is one.
     fn turn(&self, slot: usize) -> Option<MutexGuard<'a, ()>> {
         let (_, at) = self.snapshots[slot];
-        let large = self.index.snapshots[at].record.len > RECORD_BYTES_SMALL;
+        let large = self.delivery.snapshot_len(at) > RECORD_BYTES_SMALL;
         large.then(|| self.hub.large_records.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn read_snapshot(&self, slot: usize) -> Result<Snapshot, Refused> {
         let (id, at) = self.snapshots[slot];
-        let bytes = self.body.slice(self.index.snapshots[at].record).map_err(spool_error)?;
-        let root = Field::root("bundle.snapshots");
-        let record = value_of(&bytes, &root.index(at))?;
-        let snapshot = Snapshot::from_record(&record)
-            .map_err(|error| HubError::Invalid(format!("bundle.snapshots[{at}]: {error}")))?;
+        let snapshot = self.delivery.snapshot(at)?;
         let max = self.hub.limits.snapshot_entries_max;
         if usize::try_from(snapshot.entries).unwrap_or(usize::MAX) > max {
             let text = format!("snapshot {id} has {} paths; the limit is {max}", snapshot.entries);
@@ -322,7 +314,7 @@ impl<'a> Intake<'a> {
         let mut named = std::mem::take(&mut self.named);
         named.sort_unstable();
         named.dedup();
-        let mut sent: Vec<ObjectId> = self.index.objects.iter().map(|object| object.id).collect();
+        let mut sent = self.delivery.blobs();
         // An empty file cannot be delivered to the stock client, yet its merges may name it (MWP §10.7).
         sent.push(blob_id(&[]));
         sent.sort_unstable();
@@ -345,4 +337,4 @@ impl<'a> Intake<'a> {
 
 /// A record up to this size is read whenever it comes; of larger ones, which take several times their size while they are
 /// read, there is one at a time in the whole server.
-const RECORD_BYTES_SMALL: u32 = 1 << 20;
+const RECORD_BYTES_SMALL: u64 = 1 << 20;

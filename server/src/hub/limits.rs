@@ -54,6 +54,18 @@ pub struct Limits {
     pub walk_commits_max: usize,
     /// Objects in one fetch plan.
     pub plan_objects_max: usize,
+    /// Bytes of one uploaded pack: a stored pack, or one that holds a single blob.
+    pub upload_bytes_max: u64,
+    /// Bytes that all uploads announced and not yet unpacked have together.
+    pub uploads_bytes_max: u64,
+    /// Uploads announced and not yet unpacked, in all.
+    pub uploads_max: usize,
+    /// The same for one repository, and in one `push/unpack-mpack`.
+    pub uploads_per_repo_max: usize,
+    /// Rows of all packs that are being unpacked, hence of one `push/unpack-mpack`.
+    pub unpack_rows_max: usize,
+    /// How long an upload is kept from its announcement on.
+    pub upload_time_max: Duration,
     /// Missing objects that one refusal lists.
     pub missing_listed_max: usize,
     /// Branches of one repository.
@@ -134,6 +146,12 @@ impl Default for Limits {
             negotiate_ids_max: 4_096,
             walk_commits_max: 2_000_000,
             plan_objects_max: 4_000_000,
+            upload_bytes_max: engine::PACK_BYTES_MAX + (16 << 20),
+            uploads_bytes_max: 16 << 30,
+            uploads_max: 64,
+            uploads_per_repo_max: 16,
+            unpack_rows_max: 131_072,
+            upload_time_max: Duration::from_secs(3_600),
             missing_listed_max: 20,
             refs_per_repo_max: 100_000,
             repos_per_owner_max: 100_000,

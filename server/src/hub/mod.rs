@@ -33,6 +33,7 @@ pub mod blob_lists;
 pub mod body;
 pub mod bundle;
 pub mod damage;
+pub mod delivery;
 pub mod error;
 pub mod fetch;
 pub mod lifecycle;
@@ -84,6 +85,9 @@ pub struct Hub {
     pub(crate) large_records: Mutex<()>,
     /// One permit for each id that large lists may hold.
     listed_ids: Arc<Semaphore>,
+    /// One permit for each row of the packs that are being unpacked.
+    unpacked_rows: Arc<Semaphore>,
+    pub(crate) uploads: mpack::uploads::Uploads,
     revoked: tokens::Revoked,
     /// Work that goes on when its client is gone; a shutdown waits for it.
     pub(crate) tasks: TaskTracker,
@@ -153,6 +157,7 @@ impl Hub {
     pub fn new(parts: HubParts) -> Hub {
         let blocking_jobs = Arc::new(Semaphore::new(parts.limits.blocking_jobs_max));
         let listed_ids = Arc::new(Semaphore::new(parts.limits.listed_ids_max));
+        let unpacked_rows = Arc::new(Semaphore::new(parts.limits.unpack_rows_max));
         let HubParts { engine, projections, limits, spool_dir, create_on_push, operator } = parts;
         Hub {
             engine,
@@ -168,6 +173,8 @@ impl Hub {
             push_turns: push::PushTurns::default(),
             large_records: Mutex::new(()),
             listed_ids,
+            unpacked_rows,
+            uploads: mpack::uploads::Uploads::default(),
             revoked: tokens::Revoked::default(),
             tasks: TaskTracker::new(),
         }
@@ -228,6 +235,23 @@ impl Hub {
                 "large lists of together {max} ids are being worked on, which is the limit, and there was no room for {ids} more \
                  within {} s: try again shortly",
                 self.limits.waiting_time_max.as_secs()
+            ))),
+        }
+    }
+
+    /// Room for the rows of packs that are being unpacked. Held as long as they are.
+    ///
+    /// Errors: `TooLarge` for more than there is; `Unavailable` when others hold it for too long.
+    pub(crate) async fn room_for_rows(&self, rows: usize) -> Result<OwnedSemaphorePermit, HubError> {
+        let max = self.limits.unpack_rows_max;
+        if rows > max {
+            return Err(HubError::TooLarge(format!("the packs have {rows} rows together; the limit is {max}")));
+        }
+        let room = Arc::clone(&self.unpacked_rows).acquire_many_owned(u32::try_from(rows).unwrap_or(u32::MAX));
+        match timeout(self.limits.waiting_time_max, room).await {
+            Ok(Ok(room)) => Ok(room),
+            _ => Err(HubError::Unavailable(format!(
+                "packs of together {max} rows are being unpacked, which is the limit: try again shortly"
             ))),
         }
     }

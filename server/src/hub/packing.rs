@@ -1,4 +1,5 @@
-//! The packs of one request: opened when needed, closed at their caps, taken back when the request is refused.
+//! The packs of one request: opened when needed, closed at their caps, taken back when the request is refused; or uploaded ones,
+//! stored as they came.
 //!
 //! Invariants: every object's event row comes from a pack that is durable before the event is proposed; one objects event
 //! per pack, and none larger than a frame; packs of a request that was refused or never proposed are removed, those whose
@@ -6,6 +7,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use reprise_engine::{
     clock::{Random, random16},
     event::{CommitFacts, EventBody, ObjectsReceived, SnapshotFacts},
@@ -13,12 +15,12 @@ use reprise_engine::{
     limits::{EVENT_MESSAGE_BYTES_MAX, FRAME_BYTES_MAX, PACK_BYTES_MAX, PACK_BYTES_TARGET, PACK_ROWS_MAX},
     object::{Commit, Snapshot},
     pack::{PackOrigin, PackWriter, StoredPack},
-    store::{ObjectStore, StoreKey},
+    store::{Created, ObjectStore, StoreKey},
 };
 
 use crate::wire::requests::ObjectSpan;
 use crate::{
-    hub::{Hub, HubError, body::Body},
+    hub::{Hub, HubError, body::Body, delivery::OpenPack, mpack::uploads::Upload},
     wire::transcode,
 };
 
@@ -30,6 +32,14 @@ pub struct Packing {
     push: PushId,
     open: Option<Open>,
     finished: Vec<Finished>,
+    /// Every object lies in one of these already: nothing is written, only what the events say of records is collected.
+    adopted: Vec<Adopted>,
+}
+
+/// An uploaded pack that becomes a stored one.
+struct Adopted {
+    upload: Arc<Upload>,
+    finished: Finished,
 }
 
 struct Open {
@@ -66,7 +76,18 @@ impl Packing {
     /// No packs yet.
     pub fn new(hub: &Hub, repo: RepoId, push: PushId) -> Packing {
         let (store, random) = (Arc::clone(hub.engine.store()), Arc::clone(hub.engine.random()));
-        Packing { store, random, repo, push, open: None, finished: Vec::new() }
+        Packing { store, random, repo, push, open: None, finished: Vec::new(), adopted: Vec::new() }
+    }
+
+    /// Uploaded packs, to be stored as they came.
+    pub fn adopting(hub: &Hub, repo: RepoId, push: PushId, packs: &[OpenPack]) -> Packing {
+        let adopted = |open: &OpenPack| Adopted {
+            upload: Arc::clone(&open.upload),
+            finished: Finished { pack: open.stored.clone(), facts: Facts::default() },
+        };
+        let mut packing = Packing::new(hub, repo, push);
+        packing.adopted = packs.iter().map(adopted).collect();
+        packing
     }
 
     /// Packs a blob; refuses bytes that are not the id's.
@@ -85,6 +106,31 @@ impl Packing {
         Ok(blob.finish(object.id)?)
     }
 
+    /// Packs a blob that was read from a pack.
+    pub fn blob_whole(&mut self, id: ObjectId, bytes: &[u8]) -> Result<(), HubError> {
+        if !self.adopted.is_empty() {
+            return Ok(());
+        }
+        Ok(self.room_for(bytes.len() as u64, 0)?.writer.add_blob(id, bytes)?)
+    }
+
+    /// Packs a blob of `len` bytes that is being read from a pack.
+    pub fn blob_in_pieces(
+        &mut self,
+        id: ObjectId,
+        len: u64,
+        pieces: impl Iterator<Item = reprise_engine::Result<Bytes>>,
+    ) -> Result<(), HubError> {
+        if !self.adopted.is_empty() {
+            return Ok(());
+        }
+        let mut blob = self.room_for(len, 0)?.writer.begin_blob(len)?;
+        for piece in pieces {
+            blob.write(&piece?)?;
+        }
+        Ok(blob.finish(id)?)
+    }
+
     /// Packs a snapshot.
     pub fn snapshot(&mut self, snapshot: &Snapshot) -> Result<(), HubError> {
         let facts = SnapshotFacts {
@@ -93,6 +139,10 @@ impl Packing {
             directories: snapshot.directories,
             wire_len: transcode::wire_len(&snapshot.payload)?,
         };
+        if let Some(of) = self.adopted_facts(Kind::Snapshot, snapshot.id)? {
+            of.snapshots.push(facts);
+            return Ok(());
+        }
         let open = self.room_for(snapshot.payload.len() as u64, 0)?;
         open.writer.add_record(Kind::Snapshot, snapshot.id, snapshot.record_hash, &snapshot.payload)?;
         open.facts.snapshots.push(facts);
@@ -114,6 +164,11 @@ impl Packing {
         };
         let texts = facts.message.len() + facts.author.len() + facts.branch.len() + facts.committed_at.len();
         let event_bytes = (facts.adds.len() * 32 + texts) as u64;
+        if let Some(of) = self.adopted_facts(Kind::Commit, commit.id)? {
+            of.event_bytes += event_bytes;
+            of.commits.push(facts);
+            return Ok(());
+        }
         let open = self.room_for(commit.payload.len() as u64, event_bytes)?;
         open.writer.add_record(Kind::Commit, commit.id, commit.record_hash, &commit.payload)?;
         open.facts.event_bytes += event_bytes;
@@ -121,8 +176,51 @@ impl Packing {
         Ok(())
     }
 
+    /// The facts of the adopted pack that a record lies in; `None` if nothing is adopted.
+    fn adopted_facts(&mut self, kind: Kind, id: ObjectId) -> Result<Option<&mut Facts>, HubError> {
+        if self.adopted.is_empty() {
+            return Ok(None);
+        }
+        let holds = |adopted: &Adopted| {
+            let rows = &adopted.finished.pack.rows;
+            rows.binary_search_by_key(&(kind, id), |row| (row.kind, row.id)).is_ok()
+        };
+        let found = self.adopted.iter_mut().find(|adopted| holds(adopted));
+        let found = found.ok_or_else(|| HubError::Internal(format!("{kind} {id} lies in no pack")))?;
+        Ok(Some(&mut found.finished.facts))
+    }
+
+    /// True if packs are stored as they came.
+    pub fn adopts(&self) -> bool {
+        !self.adopted.is_empty()
+    }
+
+    /// Whether the events of adopted packs fit a frame each; those of packs that are written always do.
+    pub fn fits(&self) -> bool {
+        let fits = |adopted: &Adopted| {
+            let Finished { pack, facts } = &adopted.finished;
+            (pack.rows.len() * EVENT_ROW_BYTES) as u64 + facts.event_bytes <= EVENT_BYTES_TARGET
+        };
+        self.adopted.iter().all(fits)
+    }
+
+    /// Makes adopted packs durable.
+    fn adopt(&mut self) -> Result<(), HubError> {
+        for Adopted { upload, mut finished } in std::mem::take(&mut self.adopted) {
+            finished.facts.sort();
+            // A pack of this name that came in between is somebody else's: it must not be taken back with this push.
+            if upload.adopt()? != Created::New {
+                let text = "another server took the same pack in at the same time: upload it again".to_owned();
+                return Err(HubError::Unavailable(text));
+            }
+            self.finished.push(finished);
+        }
+        Ok(())
+    }
+
     /// Makes the last pack durable; the events that name all of them, and the guard that takes them back.
     pub fn finish(mut self) -> Result<(Vec<EventBody>, StoredPacks), HubError> {
+        self.adopt()?;
         self.close()?;
         let keys = self.finished.iter().map(|finished| StoreKey::pack(finished.pack.pack)).collect();
         let stored = StoredPacks { store: Arc::clone(&self.store), keys };
@@ -154,14 +252,20 @@ impl Packing {
 
     fn close(&mut self) -> Result<(), HubError> {
         if let Some(Open { writer, mut facts }) = self.open.take() {
-            facts.snapshots.sort_by_key(|facts| facts.id);
-            facts.commits.sort_by_key(|facts| facts.id);
+            facts.sort();
             if writer.rows() > 0 {
                 let pack = writer.finish()?;
                 self.finished.push(Finished { pack, facts });
             }
         }
         Ok(())
+    }
+}
+
+impl Facts {
+    fn sort(&mut self) {
+        self.snapshots.sort_by_key(|facts| facts.id);
+        self.commits.sort_by_key(|facts| facts.id);
     }
 }
 

@@ -23,11 +23,12 @@ use crate::{
         Caller, Hub, HubError, Repo,
         body::Body,
         bundle::{Intake, Refused, Taken},
+        delivery::Delivery,
         packing::{Packing, StoredPacks, spool_error},
         receive::plant_rows_for_new_only,
         repos::RepoName,
     },
-    wire::requests::{self, PushIndex},
+    wire::requests,
 };
 
 /// What a push is told, with status 200.
@@ -43,18 +44,30 @@ pub struct PushAnswer {
     pub head: Option<ObjectId>,
 }
 
+/// What a push asks for.
+pub struct Asked {
+    /// Which branch to move.
+    pub branch: String,
+    /// Where to; `None`: to the first commit that is delivered.
+    pub tip: Option<ObjectId>,
+    /// Whether anything but a fast-forward is wanted.
+    pub force: bool,
+    /// What it brings.
+    pub delivery: Delivery,
+}
+
 /// One push to a repository at a time: those of one repository would only make each other decide again.
 #[derive(Default)]
 pub struct PushTurns(Mutex<BTreeMap<RepoId, Weak<tokio::sync::Mutex<()>>>>);
 
 /// What a push is known by, whichever repository it meets.
-struct Ident {
+pub(crate) struct Ident {
     /// The client's `Idempotency-Key`: the log may know it already.
-    chosen: Option<String>,
+    pub chosen: Option<String>,
     /// Without one.
-    random: PushId,
+    pub random: PushId,
     /// Hash of the body.
-    body: [u8; 32],
+    pub body: [u8; 32],
 }
 
 /// A push id and what it stands for.
@@ -71,6 +84,8 @@ struct Ready {
     conditions: Vec<Condition>,
     events: Vec<EventBody>,
     stored: StoredPacks,
+    /// They are uploads that came only once.
+    adopted: bool,
     answer: PushAnswer,
 }
 
@@ -86,12 +101,23 @@ impl Hub {
         let (repo, _) = self.writable(&caller, &name.owner, &name.slug, true).await?;
         let turn = self.push_turns.of(repo.row.record.repo);
         let _turn = turn.lock().await;
-        let (hub, read) = (Arc::clone(&self), body.clone());
-        let (digest, index) =
-            self.blocking(move || Ok((read.digest().map_err(spool_error)?, Arc::new(hub.index_push(&read)?)))).await?;
+        let hub = Arc::clone(&self);
+        let (digest, asked) =
+            self.blocking(move || Ok((body.digest().map_err(spool_error)?, hub.index_push(body)?))).await?;
         let ident = Ident { chosen: idempotency_key, random: self.random_push_id()?, body: digest };
+        self.decide_push(&caller, &name, Arc::new(asked), &ident).await
+    }
+
+    /// Decides a push whose delivery was read, as often as the repository changes meanwhile. To be called with its turn.
+    pub(crate) async fn decide_push(
+        self: &Arc<Self>,
+        caller: &Caller,
+        name: &RepoName,
+        asked: Arc<Asked>,
+        ident: &Ident,
+    ) -> Result<PushAnswer, HubError> {
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(answer) = self.attempt(&caller, &name, &body, &index, &ident).await? {
+            if let Some(answer) = self.attempt(caller, name, &asked, ident).await? {
                 return Ok(answer);
             }
         }
@@ -105,15 +131,14 @@ impl Hub {
         self: &Arc<Self>,
         caller: &Caller,
         name: &RepoName,
-        body: &Body,
-        index: &Arc<PushIndex>,
+        asked: &Arc<Asked>,
         ident: &Ident,
     ) -> Result<Option<PushAnswer>, HubError> {
         let (repo, view) = self.writable(caller, &name.owner, &name.slug, true).await?;
-        let (hub, body, index, branch) = (Arc::clone(self), body.clone(), Arc::clone(index), &index.branch);
+        let (hub, job, branch) = (Arc::clone(self), Arc::clone(asked), &asked.branch);
         let (actor, repo_id) = (caller.actor(), repo.row.record.repo);
         let key = ident.key(&actor, repo_id);
-        let decided = self.blocking(move || hub.decide(&repo, &view, &body, &index, key.push)).await;
+        let decided = self.blocking(move || hub.decide(&repo, &view, &job, key.push)).await;
         let ready = match decided {
             Ok(Ok(ready)) => ready,
             refused if !key.chosen => return refused.map(|refusal| refusal.err()),
@@ -125,7 +150,7 @@ impl Hub {
                 };
             }
         };
-        let Ready { conditions, events, stored, answer } = ready;
+        let Ready { conditions, events, stored, adopted, answer } = ready;
         let proposal = Proposal { push: key.push, fingerprint: key.fingerprint, actor, conditions, events };
         match self.append_packs(proposal, stored).await {
             Ok(appended) if appended.repeated => self.accepted_before(caller, name, branch).await.map(Some),
@@ -133,6 +158,10 @@ impl Hub {
             Err(HubError::NotAppended(Reason::Condition(Condition::RepoLive(_)))) => {
                 Err(HubError::NotFound("the repository was deleted while the push was under way".to_owned()))
             }
+            // The store has them no more, and they came only once.
+            Err(HubError::NotAppended(Reason::Condition(_))) if adopted => Err(HubError::Unavailable(
+                "the repository changed while the push was being decided: upload the packs again".to_owned(),
+            )),
             Err(HubError::NotAppended(Reason::Condition(_))) => Ok(None),
             Err(error @ HubError::NotAppended(Reason::RefNameClash { .. })) => {
                 Ok(Some(PushAnswer { ok: false, message: error.to_string(), ..answer }))
@@ -168,10 +197,28 @@ impl Hub {
         Ok(answer(true, "this push was accepted before".to_owned(), &refs, head))
     }
 
-    fn index_push(&self, body: &Body) -> Result<PushIndex, HubError> {
-        let index = requests::push(body.source(), &self.push_caps())?;
+    /// The answer to a push whose delivery is gone, if the log has it.
+    pub(crate) async fn answered_before(
+        &self,
+        caller: &Caller,
+        name: &RepoName,
+        branch: &str,
+        ident: &Ident,
+    ) -> Result<Option<PushAnswer>, HubError> {
+        let (repo, _) = self.writable(caller, &name.owner, &name.slug, true).await?;
+        let (actor, repo_id) = (caller.actor(), repo.row.record.repo);
+        let key = ident.key(&actor, repo_id);
+        match key.chosen && self.was_accepted(key, actor, repo_id).await? {
+            true => self.accepted_before(caller, name, branch).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn index_push(&self, body: Body) -> Result<Asked, HubError> {
+        let mut index = requests::push(body.source(), &self.push_caps())?;
         names::check_ref(&index.branch)?;
-        Ok(index)
+        let (branch, force) = (std::mem::take(&mut index.branch), index.force);
+        Ok(Asked { branch, tip: None, force, delivery: Delivery::Body { body, index } })
     }
 
     /// Checks everything and makes the packs durable; the inner error is an answer with `ok: false`.
@@ -179,36 +226,56 @@ impl Hub {
         &self,
         repo: &Repo,
         view: &View,
-        body: &Body,
-        index: &PushIndex,
+        asked: &Asked,
         push: PushId,
     ) -> Result<Result<Ready, PushAnswer>, HubError> {
+        let id = repo.row.record.repo;
+        if let Some(packs) = asked.delivery.adoptable(view, repo, push)?
+            && let Some(decided) = self.decide_with(repo, view, asked, Packing::adopting(self, id, push, packs))?
+        {
+            return Ok(decided);
+        }
+        let decided = self.decide_with(repo, view, asked, Packing::new(self, id, push))?;
+        decided.ok_or_else(|| HubError::Internal("packs that were written do not fit their events".to_owned()))
+    }
+
+    /// The same with one way to pack; `None` if that does not fit what is delivered.
+    fn decide_with(
+        &self,
+        repo: &Repo,
+        view: &View,
+        asked: &Asked,
+        mut packing: Packing,
+    ) -> Result<Option<Result<Ready, PushAnswer>>, HubError> {
         let refs = view.refs(repo.scope)?;
-        let old = refs.iter().find(|row| row.name == index.branch).map(|row| row.head);
-        let refused = |message: String| Ok(Err(answer(false, message, &refs, old)));
-        if let Some(text) = self.ref_fault(&refs, &index.branch, old) {
+        let old = refs.iter().find(|row| row.name == asked.branch).map(|row| row.head);
+        let refused = |message: String| Ok(Some(Err(answer(false, message, &refs, old))));
+        if let Some(text) = self.ref_fault(&refs, &asked.branch, old) {
             return refused(text);
         }
-        let mut packing = Packing::new(self, repo.row.record.repo, push);
-        let intake = Intake::new(self, (repo, view), (body, index), &mut packing);
+        let intake = Intake::new(self, (repo, view), asked, &mut packing);
         let taken = match intake.and_then(|intake| intake.run(old)) {
             Ok(taken) => taken,
             Err(Refused::Rejected(text)) => return refused(text),
             Err(Refused::Error(error)) => return Err(error),
         };
         let forward = self.is_fast_forward(repo, view, &taken, old)?;
-        if !forward && !index.force {
+        if !forward && !asked.force {
             return Err(HubError::Conflict(format!(
                 "'{}' has diverged: its head is not an ancestor of the pushed commit. Pull first, or use --force",
-                index.branch
+                asked.branch
             )));
         }
+        if !packing.fits() {
+            return Ok(None);
+        }
+        let adopted = packing.adopts();
         let (mut events, stored) = packing.finish()?;
         plant_rows_for_new_only(view, repo, &mut events)?;
-        let moved = Move { branch: &index.branch, old, new: taken.tip, forced: !forward };
+        let moved = Move { branch: &asked.branch, old, new: taken.tip, forced: !forward };
         let conditions = moved.propose(repo, view, refs.is_empty(), &mut events);
-        let answer = accepted(index, &taken, &refs);
-        Ok(Ok(Ready { conditions, events, stored, answer }))
+        let answer = accepted(asked, &taken, &refs);
+        Ok(Some(Ok(Ready { conditions, events, stored, adopted, answer })))
     }
 
     /// Why a new branch may not have this name.
@@ -320,8 +387,8 @@ impl PushTurns {
     }
 }
 
-fn accepted(index: &PushIndex, taken: &Taken, refs: &[RefRow]) -> PushAnswer {
-    let mut message = format!("pushed {} commit(s) to '{}'", index.commits.len(), index.branch);
+fn accepted(asked: &Asked, taken: &Taken, refs: &[RefRow]) -> PushAnswer {
+    let mut message = format!("pushed {} commit(s) to '{}'", asked.delivery.commits(), asked.branch);
     if let Some(first) = taken.differing.first() {
         let count = taken.differing.len();
         message += &format!(
@@ -329,7 +396,7 @@ fn accepted(index: &PushIndex, taken: &Taken, refs: &[RefRow]) -> PushAnswer {
         );
     }
     let mut answer = answer(true, message, refs, Some(taken.tip));
-    answer.heads.insert(index.branch.clone(), taken.tip);
+    answer.heads.insert(asked.branch.clone(), taken.tip);
     answer
 }
 

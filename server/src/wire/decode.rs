@@ -188,6 +188,14 @@ impl<S: Source> Decoder<S> {
         }
     }
 
+    /// An integer that is not negative.
+    pub fn unsigned(&mut self, field: &Field<'_>) -> Result<u64, WireError> {
+        match self.token(field)? {
+            Token::Unsigned(value) => Ok(value),
+            other => Err(unexpected(field, other, "an integer that is not negative")),
+        }
+    }
+
     /// Steps over one whole value in constant memory.
     pub fn skip(&mut self, field: &Field<'_>) -> Result<(), WireError> {
         // One counter per open container; the depth cap is the array's size.

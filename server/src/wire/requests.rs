@@ -115,6 +115,46 @@ pub fn transfer<S: Source>(source: S, want_max: usize, have_max: usize) -> Resul
     Ok(Transfer { want: want.unwrap_or_default(), have: have.unwrap_or_default(), branch })
 }
 
+/// `{bytes: int, sha256: str}`: what a pack that is to be uploaded will be.
+pub fn announcement<S: Source>(source: S) -> Result<(u64, [u8; 32]), WireError> {
+    let (mut bytes, mut sha256) = (None, None);
+    each_key(source, |decoder, key, field| match key {
+        "bytes" => once(&mut bytes, decoder.unsigned(field)?, field),
+        "sha256" => once(&mut sha256, decoder.id(field)?, field),
+        _ => decoder.skip(field),
+    })?;
+    let sha256: ObjectId = sha256.ok_or_else(|| absent("sha256"))?;
+    Ok((bytes.ok_or_else(|| absent("bytes"))?, sha256.0))
+}
+
+/// What `push/unpack-mpack` asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unpack {
+    /// Uploads, by the names that they were announced under.
+    pub uploads: Vec<[u8; 32]>,
+    /// Which branch to move.
+    pub branch: String,
+    /// Where to.
+    pub tip: ObjectId,
+    /// Whether anything but a fast-forward is wanted.
+    pub force: bool,
+}
+
+/// `{uploads: [str], branch: str, tip: str, force: bool}`.
+pub fn unpack<S: Source>(source: S, uploads_max: usize) -> Result<Unpack, WireError> {
+    let (mut uploads, mut branch, mut tip, mut force) = (None, None, None, None);
+    each_key(source, |decoder, key, field| match key {
+        "uploads" => once(&mut uploads, ids(decoder, "uploads", uploads_max, field)?, field),
+        "branch" => once(&mut branch, decoder.text(REF_TEXT_MAX, field)?, field),
+        "tip" => once(&mut tip, decoder.id(field)?, field),
+        "force" => once(&mut force, decoder.boolean(field)?, field),
+        _ => decoder.skip(field),
+    })?;
+    let uploads = uploads.ok_or_else(|| absent("uploads"))?.into_iter().map(|id: ObjectId| id.0).collect();
+    let branch = branch.ok_or_else(|| absent("branch"))?;
+    Ok(Unpack { uploads, branch, tip: tip.ok_or_else(|| absent("tip"))?, force: force.unwrap_or(false) })
+}
+
 /// `{objects: [{object_id, content}]}`: where each stands.
 pub fn objects<S: Source>(source: S, caps: &PushCaps) -> Result<Vec<ObjectSpan>, WireError> {
     let mut found = None;

@@ -16,7 +16,7 @@ use super::{split, wire};
 use crate::hub_in_process::HubInProcess;
 
 /// Method, path and content type of every request that has a body.
-const ENDPOINTS: [(Method, &str, &str); 13] = [
+const ENDPOINTS: [(Method, &str, &str); 15] = [
     (Method::POST, "/alice/demo/filter-objects", MSGPACK),
     (Method::POST, "/alice/demo/fetch", MSGPACK),
     (Method::POST, "/alice/demo/push/objects", MSGPACK),
@@ -30,6 +30,8 @@ const ENDPOINTS: [(Method, &str, &str); 13] = [
     (Method::POST, "/api/v1/tokens", JSON),
     (Method::POST, "/alice/demo/push", JSON),
     (Method::POST, "/alice/demo/fetch/mpack", MSGPACK),
+    (Method::POST, "/alice/demo/push/mpack-presign", MSGPACK),
+    (Method::POST, "/alice/demo/push/unpack-mpack", JSON),
 ];
 const MSGPACK: &str = "application/x-msgpack";
 const JSON: &str = "application/json";
@@ -106,6 +108,20 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         (11, r#"{"bundle":{"commits":[],"snapshots":[],"objects":[]},"branch":"main","force":false}"#.to_owned()),
     ];
     seeds.extend(texts.into_iter().map(|(which, text)| [&[which], text.as_bytes()].concat()));
+    let uploads = [
+        (13_u8, r#"{"bytes":7,"sha256":"ID"}"#),
+        (14, r#"{"uploads":["ID"],"branch":"main","tip":"ID","force":true}"#),
+    ];
+    for (which, text) in uploads {
+        let text = text.replace("ID", tag);
+        let mut body = vec![which];
+        if which == 14 {
+            body.extend_from_slice(text.as_bytes());
+        } else {
+            reprise_server::wire::transcode::append(text.as_bytes(), &mut body).expect("JSON");
+        }
+        seeds.push(body);
+    }
     let mut tags = vec![6];
     reprise_server::wire::transcode::append(
         format!(r#"{{"tags":[{{"tag":"one","commit_id":"{tag}","tag_id":"1"}}]}}"#).as_bytes(),

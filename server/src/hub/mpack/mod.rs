@@ -7,3 +7,5 @@ pub mod fetch;
 pub mod layout;
 pub mod plan;
 pub mod send;
+pub mod unpack;
+pub mod uploads;
