@@ -13,6 +13,8 @@ mod hostile;
 mod interrupted;
 #[path = "own_client/rig.rs"]
 mod rig;
+#[path = "own_client/stock_hub.rs"]
+mod stock_hub;
 #[path = "own_client/transfer.rs"]
 mod transfer;
 #[path = "own_client/verify.rs"]

@@ -94,7 +94,8 @@ impl Fetch {
     }
 }
 
-fn is_unknown_endpoint(error: &ClientError) -> bool {
+/// Whether a hub may have answered so because it knows no direct transfer.
+pub fn is_unknown_endpoint(error: &ClientError) -> bool {
     matches!(error.status(), Some(StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED))
 }
 

@@ -1,18 +1,22 @@
 //! `push`: a branch with everything below it to a hub.
 //!
 //! Invariants: the branch moves last and at once, or not at all; nothing of the repository changes but the tracking ref of a remote
-//! that has this URL. An interrupted push leaves blobs on the server, which the next one finds there.
+//! that has this URL. What an interrupted push sent is not sent again.
 
 use reprise_engine::id::{Kind, ObjectId};
 
 use super::{
     ClientError, Repository,
+    direct_push::{self, ROWS_MAX, Target, UPLOADS_MAX},
     fetch::{Fetch, blocking},
-    files, history,
-    incoming::DIRECTORY,
+    files, history, http,
+    incoming::{DIRECTORY, give_up},
     lock::Lock,
     outgoing::Outgoing,
-    refs, settings, stock, stock_push,
+    packs::{self, Item},
+    refs, settings,
+    stock::{self, PushAnswer},
+    stock_push,
 };
 
 /// What was pushed.
@@ -39,10 +43,12 @@ pub async fn push(fetch: &Fetch, branch: &str, force: bool) -> Result<Pushed, Cl
     let head = head.ok_or_else(|| ClientError::Refused(format!("there is no branch '{branch}' here")))?;
     let lock = Lock::take(&repository.muse(DIRECTORY).join("lock"))?;
     let pushed = send(fetch, branch, head, force).await;
-    // Bodies of requests that did not succeed: a repetition builds them again.
+    let pushed = match pushed {
+        Ok(pushed) => pushed,
+        Err(error) => return Err(give_up(&repository.muse(DIRECTORY), error)),
+    };
     files::remove_all(&repository.muse(DIRECTORY))?;
     drop(lock);
-    let pushed = pushed?;
     track(repository, &fetch.remote.address.to_string(), branch, head)?;
     Ok(pushed)
 }
@@ -60,22 +66,56 @@ async fn send(fetch: &Fetch, branch: &str, head: ObjectId, force: bool) -> Resul
             check_forward(&collecting.repository, theirs, head)?;
         }
         let Fetch { repository, counter, stop, .. } = &collecting;
-        let outgoing = Outgoing::collect(repository, head, &known, counter, stop)?;
-        // A branch at a commit that the server has: the stock protocol wants to see the commit again.
-        if outgoing.commits.is_empty() { Outgoing::of_one(repository, head) } else { Ok(outgoing) }
+        Outgoing::collect(repository, head, &known, counter, stop)
     })
     .await?;
     let missing = Outgoing::sizes(&fetch.repository, &stock::missing(&fetch.remote, &outgoing.blobs).await?)?;
-    stock_push::blobs(fetch, &missing).await?;
+    let repo = refs.repo_id.parse().map_err(ClientError::untrusted)?;
+    let target = Target { repo, branch: branch.to_owned(), tip: head, force };
     let (commits, snapshots) = (outgoing.commits.len() as u64, outgoing.snapshots.len() as u64);
-    let answer = stock_push::records(fetch, outgoing, branch, force).await?;
+    let answer = match by_packs(fetch, &target, &outgoing, &missing).await? {
+        Some(answer) => answer,
+        None => by_bodies(fetch, &target, outgoing, &missing).await?,
+    };
+    let message = http::shown(&answer.message);
     if !answer.ok {
-        return Err(ClientError::Refused(format!(
-            "the server refused the push: {}",
-            super::http::shown(&answer.message)
-        )));
+        return Err(ClientError::Refused(format!("the server refused the push: {message}")));
     }
-    Ok(Pushed { head, commits, snapshots, blobs: missing.len() as u64, message: super::http::shown(&answer.message) })
+    Ok(Pushed { head, commits, snapshots, blobs: missing.len() as u64, message })
+}
+
+/// Direct transfer; `None` if the hub has none, or it takes less at once than this needs.
+async fn by_packs(
+    fetch: &Fetch,
+    target: &Target,
+    outgoing: &Outgoing,
+    missing: &[(ObjectId, u64)],
+) -> Result<Option<PushAnswer>, ClientError> {
+    let mut items = packs::items(&fetch.repository, outgoing, missing)?;
+    let is_too_much = |items: &[Item]| items.len() > ROWS_MAX || packs::count(items) > UPLOADS_MAX;
+    if is_too_much(&items) {
+        items.retain(|item| item.kind != Kind::Blob);
+        if is_too_much(&items) {
+            return Ok(None);
+        }
+        // Blobs go ahead; the records that name them follow as packs.
+        stock_push::blobs(fetch, missing).await?;
+    }
+    direct_push::push(fetch, target, &items).await
+}
+
+/// The endpoints that every hub has.
+async fn by_bodies(
+    fetch: &Fetch,
+    target: &Target,
+    outgoing: Outgoing,
+    missing: &[(ObjectId, u64)],
+) -> Result<PushAnswer, ClientError> {
+    stock_push::blobs(fetch, missing).await?;
+    // A branch at a commit that the server has: here it wants to see the commit again.
+    let outgoing =
+        if outgoing.commits.is_empty() { Outgoing::of_one(&fetch.repository, target.tip)? } else { outgoing };
+    stock_push::records(fetch, outgoing, &target.branch, target.force).await
 }
 
 fn check_forward(repository: &Repository, theirs: ObjectId, ours: ObjectId) -> Result<(), ClientError> {

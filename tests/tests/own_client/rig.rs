@@ -20,21 +20,28 @@ pub struct Rig {
     pub server: ServerProcess,
     pub user: User,
     pub url: String,
-    _data: DataDir,
+    data: DataDir,
 }
 
 impl Rig {
     pub fn new() -> Rig {
-        Rig::with(DataDir::new(), &[])
+        Rig::with(&[], &[])
     }
 
-    pub fn with(data: DataDir, more: &[&str]) -> Rig {
-        let server = data.serve();
+    /// With these arguments of `serve` and of `repo create`.
+    pub fn with(serve: &[&str], more: &[&str]) -> Rig {
+        let data = DataDir::new();
+        let server = data.serve_with(serve);
         server.wait_ready();
         data.create_repo("alice/etude", more);
         let user = User::new(&data.token("alice"));
         let url = server.url("alice/etude");
-        Rig { server, user, url, _data: data }
+        Rig { server, user, url, data }
+    }
+
+    /// Another empty repository.
+    pub fn create(&self, name: &str) {
+        self.data.create_repo(name, &[]);
     }
 
     /// The real client's repository, pushed by ours; where it is.

@@ -203,7 +203,7 @@ fn a_damaged_repository_is_not_pushed() {
 
 #[test]
 fn a_private_repository_needs_the_token_and_takes_it_from_three_places() {
-    let rig = Rig::with(reprise_tests::server_process::DataDir::new(), &["--private"]);
+    let rig = Rig::with(&[], &["--private"]);
     let mut local = Repository::init();
     local.commit("main", "one", &[("a", Some(b"1"))]);
     muse_directory::write(&local, &rig.user.path("work"));

@@ -1,0 +1,198 @@
+//! A push by direct transfer (API.md, "push by pack"): packs are uploaded one by one, then one request unpacks them and moves the
+//! branch.
+//!
+//! Invariants: the branch moves with that one request or not at all, and its key makes asking again harmless. What an interrupted
+//! push has uploaded is used by its repetition, if the server still has it and the same is to be sent.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use hyper::{Method, StatusCode, header::HeaderName};
+use reprise_engine::{
+    clock::{SystemRandom, random16},
+    id::{ObjectId, PushId, RepoId},
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    ClientError,
+    counter::Unit,
+    fetch::{Fetch, blocking, is_unknown_endpoint},
+    files::{self, Found},
+    http::{Ask, Sending, shown},
+    incoming::DIRECTORY,
+    packs::{self, Item, PackFile},
+    stock::{self, PushAnswer},
+};
+use crate::wire::encode;
+
+/// Where a branch is to be moved.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The repository's id on the server.
+    pub repo: RepoId,
+    /// The branch.
+    pub branch: String,
+    /// Its commit to be.
+    pub tip: ObjectId,
+    /// Whether commits may be given up by it.
+    pub force: bool,
+}
+
+/// Sends `items` and moves the branch. `None` if the hub knows no direct transfer; then nothing was sent.
+pub async fn push(fetch: &Fetch, target: &Target, items: &[Item]) -> Result<Option<PushAnswer>, ClientError> {
+    let mut sending = Upload::resume(fetch, target, items)?;
+    let answer = match sending.finish(fetch, target, items).await {
+        // The server forgot what an interrupted push had uploaded.
+        Err(error) if sending.is_resumed && error.status() == Some(StatusCode::NOT_FOUND) => {
+            sending = Upload::begin(target, items)?;
+            sending.finish(fetch, target, items).await
+        }
+        other => other,
+    };
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if sending.uploads.is_empty() && is_unknown_endpoint(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What was uploaded so far: the note that an interrupted push leaves.
+#[derive(Serialize, Deserialize)]
+struct Upload {
+    /// Of what is sent where: another push has another one.
+    name: String,
+    key: String,
+    /// Items in the finished uploads.
+    sent: usize,
+    uploads: Vec<String>,
+    #[serde(skip)]
+    is_resumed: bool,
+}
+
+#[derive(Deserialize)]
+struct Presigned {
+    upload: String,
+    url: String,
+}
+
+impl Upload {
+    fn begin(target: &Target, items: &[Item]) -> Result<Upload, ClientError> {
+        let random = random16(&SystemRandom).map_err(|error| ClientError::Refused(error.to_string()))?;
+        let key = PushId::from_random(random).to_string();
+        Ok(Upload { name: name_of(target, items), key, sent: 0, uploads: Vec::new(), is_resumed: false })
+    }
+
+    fn resume(fetch: &Fetch, target: &Target, items: &[Item]) -> Result<Upload, ClientError> {
+        let path = note_path(fetch);
+        let noted: Option<Upload> = match files::look(&path)? {
+            Found::File(_) => serde_json::from_slice(&files::read(&path, NOTE_BYTES_MAX)?).ok(),
+            _ => None,
+        };
+        let same = |noted: &Upload| noted.name == name_of(target, items) && noted.sent <= items.len();
+        match noted.filter(same) {
+            Some(noted) => Ok(Upload { is_resumed: true, ..noted }),
+            None => Upload::begin(target, items),
+        }
+    }
+
+    async fn finish(&mut self, fetch: &Fetch, target: &Target, items: &[Item]) -> Result<PushAnswer, ClientError> {
+        let push: PushId = self.key.parse().map_err(|_| ClientError::Refused("a damaged note of a push".to_owned()))?;
+        while self.sent < items.len() {
+            let rest = &items[self.sent..];
+            let chunk = rest[..packs::first_pack(rest)].to_vec();
+            let (repository, repo, count) = (fetch.repository.clone(), target.repo, chunk.len());
+            fetch.counter.begin("packing", Unit::Objects, count as u64);
+            let pack = blocking(move || packs::build(&repository, &chunk, repo, push)).await?;
+            let upload = upload(fetch, &pack).await?;
+            self.uploads.push(upload);
+            self.sent += count;
+            files::remove(&pack.path)?;
+            let note = serde_json::to_vec(self).map_err(|error| ClientError::Refused(error.to_string()))?;
+            files::write(&note_path(fetch), &note)?;
+        }
+        let mut ask = fetch.remote.ask(Method::POST, "push/unpack-mpack", Sending::Msgpack(self.unpack_body(target)));
+        ask.headers.push((HeaderName::from_static("idempotency-key"), self.key.clone()));
+        fetch.counter.begin("unpacking", Unit::Objects, 0);
+        let ask = &ask;
+        let answer =
+            fetch.remote.patiently(async || fetch.remote.send(ask).await?.bytes(ANSWER_BYTES_MAX).await).await?;
+        stock::push_answer(&answer)
+    }
+
+    fn unpack_body(&self, target: &Target) -> Bytes {
+        let mut body = Vec::new();
+        encode::map_header(&mut body, 4);
+        encode::text(&mut body, "uploads");
+        encode::array_header(&mut body, encode::len32(self.uploads.len()));
+        self.uploads.iter().for_each(|upload| encode::text(&mut body, upload));
+        encode::text(&mut body, "branch");
+        encode::text(&mut body, &target.branch);
+        encode::text(&mut body, "tip");
+        encode::id(&mut body, &target.tip.0);
+        encode::text(&mut body, "force");
+        encode::boolean(&mut body, target.force);
+        body.into()
+    }
+}
+
+/// Uploads one pack; the name that the server gave it.
+async fn upload(fetch: &Fetch, pack: &PackFile) -> Result<String, ClientError> {
+    let mut tries = 1;
+    loop {
+        let presigned = presign(fetch, pack).await?;
+        match put(fetch, pack, &presigned.url).await {
+            Ok(()) => return Ok(presigned.upload),
+            // Its ticket is used up or too old: perhaps only the answer was lost. A new one costs the bytes once more.
+            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) && tries < UPLOAD_TRIES => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn presign(fetch: &Fetch, pack: &PackFile) -> Result<Presigned, ClientError> {
+    let mut body = Vec::new();
+    encode::map_header(&mut body, 2);
+    encode::text(&mut body, "bytes");
+    encode::unsigned(&mut body, pack.bytes);
+    encode::text(&mut body, "sha256");
+    encode::id(&mut body, &pack.pack.0);
+    let ask = fetch.remote.ask(Method::POST, "push/mpack-presign", Sending::Msgpack(body.into()));
+    fetch.remote.value(&ask, PRESIGNED_BYTES_MAX).await
+}
+
+async fn put(fetch: &Fetch, pack: &PackFile, url: &str) -> Result<(), ClientError> {
+    let path = fetch.remote.address.endpoint(url);
+    let path =
+        path.map_err(|url| ClientError::untrusted(format!("it wants the pack elsewhere, at {}", shown(&url))))?;
+    fetch.counter.begin("uploading", Unit::Bytes, pack.bytes);
+    let sending = Sending::File(pack.path.clone(), pack.bytes, fetch.counter.clone());
+    // The ticket in the address is the right.
+    let put = Ask { method: Method::PUT, path, headers: Vec::new(), with_token: false, sending };
+    fetch.remote.patiently(async || fetch.remote.send(&put).await?.bytes(PRESIGNED_BYTES_MAX).await).await.map(drop)
+}
+
+/// Equal for equal pushes, another one for others.
+fn name_of(target: &Target, items: &[Item]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{}\0{}\0{}\0{}\0", target.repo, target.branch, target.tip, target.force));
+    for item in items {
+        hash.update(item.kind.name());
+        hash.update(item.id.0);
+    }
+    hex::encode(hash.finalize())
+}
+
+fn note_path(fetch: &Fetch) -> PathBuf {
+    fetch.repository.muse(DIRECTORY).join("uploads.json")
+}
+
+/// Uploads that one push may unpack, and objects in them: what is more goes over the stock endpoints.
+pub const UPLOADS_MAX: usize = 16;
+/// See [`UPLOADS_MAX`].
+pub const ROWS_MAX: usize = 262_144;
+const UPLOAD_TRIES: u32 = 3;
+const NOTE_BYTES_MAX: u64 = 1 << 20;
+const PRESIGNED_BYTES_MAX: u64 = 1 << 16;
+const ANSWER_BYTES_MAX: u64 = 32 << 20;
