@@ -36,6 +36,17 @@ pub fn span(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// An address that a server is reached at: `http://` or `https://`, a host, perhaps a port.
+pub fn server_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let host = rest.map(|rest| rest.trim_end_matches('/')).unwrap_or_default();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+    match !host.is_empty() && host.bytes().all(plain) {
+        true => Ok(text.trim_end_matches('/').to_owned()),
+        false => Err("an address like https://hub.example or http://127.0.0.1:10003 is expected".to_owned()),
+    }
+}
+
 /// An object id.
 pub fn object(text: &str) -> Result<ObjectId, String> {
     text.parse().map_err(|error: reprise_engine::Error| error.to_string())
@@ -105,6 +116,7 @@ impl LimitChange {
             uploads_per_repo_max: count,
             unpack_rows_max: count,
             upload_time_max: seconds,
+            download_time_max: seconds,
             missing_listed_max: count,
             refs_per_repo_max: count,
             repos_per_owner_max: count,
@@ -174,6 +186,16 @@ mod tests {
         assert!("fetch_max=3".parse::<LimitChange>().unwrap_err().contains("fetches_max"));
         for text in ["fetches_max", "fetches_max=", "fetches_max=0", "fetches_max=-1", "rate_limit_loopback=2"] {
             assert!(text.parse::<LimitChange>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_scheme_and_a_host_and_nothing_behind_it() {
+        assert_eq!(server_url("https://hub.example/").unwrap(), "https://hub.example");
+        assert_eq!(server_url("http://[::1]:10003").unwrap(), "http://[::1]:10003");
+        for text in ["", "hub.example", "ftp://hub.example", "https://", "https://hub/path", "http://h?x", "http://a b"]
+        {
+            assert!(server_url(text).is_err(), "{text}");
         }
     }
 

@@ -70,7 +70,7 @@ impl Type {
 }
 
 /// All endpoints that read a body.
-pub const ENDPOINTS: [Endpoint; 14] = [
+pub const ENDPOINTS: [Endpoint; 15] = [
     Endpoint {
         method: "POST",
         path: "alice/demo/filter-objects",
@@ -102,6 +102,13 @@ pub const ENDPOINTS: [Endpoint; 14] = [
     Endpoint {
         method: "POST",
         path: "alice/demo/fetch/mpack",
+        json: false,
+        body: || Value::map([("want", Value::Array(vec![])), ("have", some_ids())]),
+        fields: &[("want", &[]), ("have", &[]), ("have.0", &[]), ("branch", &[Type::Str])],
+    },
+    Endpoint {
+        method: "POST",
+        path: "alice/demo/fetch/presign",
         json: false,
         body: || Value::map([("want", Value::Array(vec![])), ("have", some_ids())]),
         fields: &[("want", &[]), ("have", &[]), ("have.0", &[]), ("branch", &[Type::Str])],

@@ -34,6 +34,9 @@ pub struct Serve {
     /// Create unknown repositories on their owner's first push
     #[arg(long, value_name = "public|private", value_parser = config::visibility)]
     create_on_push: Option<Visibility>,
+    /// Give the stock client one-time addresses below URL, which is this server's for clients, for blobs over 64 KiB
+    #[arg(long, value_name = "URL", value_parser = config::server_url)]
+    presign_uploads: Option<String>,
     /// Change a limit; may be repeated
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     limits: Vec<LimitChange>,
@@ -53,7 +56,11 @@ impl Serve {
             create_on_push: self.create_on_push,
             holder: format!("reprise serve on {address}, process {}", std::process::id()),
         };
-        let hub = Arc::new(open(directory).await?);
+        let hub = open(directory).await?;
+        let hub = Arc::new(match self.presign_uploads.clone() {
+            Some(url) => hub.with_presigned_uploads(url),
+            None => hub,
+        });
         let told = ServerFile::write(&data, reachable(address), &hub.operator)
             .map_err(|error| Failure::CouldNot(format!("writing server.json: {error}")))?;
         self.greet(output, address, &data, is_new)?;

@@ -48,16 +48,16 @@ impl Admission {
     /// A place for a request on `route`, if the route is one that needs it.
     pub async fn enter(&self, route: &str) -> Result<Option<Place>, HubError> {
         let gate = match route {
-            "/{owner}/{slug}/fetch" | "/{owner}/{slug}/fetch/mpack" => &self.fetches,
+            "/{owner}/{slug}/fetch" | "/{owner}/{slug}/fetch/mpack" | "/{owner}/{slug}/fetch/presign" => &self.fetches,
             "/{owner}/{slug}/push" | "/{owner}/{slug}/push/unpack-mpack" => &self.pushes,
-            "/{owner}/{slug}/push/objects" | "/{owner}/{slug}/mpack/{id}" => &self.uploads,
+            "/{owner}/{slug}/push/objects" => &self.uploads,
             "/{owner}/{slug}/filter-objects"
             | "/{owner}/{slug}/presign"
             | "/{owner}/{slug}/negotiate"
             | "/{owner}/{slug}/push/mpack-presign"
             | "/{owner}/{slug}/releases"
             | "/api/v1/repos" => &self.questions,
-            "/{owner}/{slug}/objects/{id}" => &self.objects,
+            "/{owner}/{slug}/objects/{id}" | "/{owner}/{slug}/mpack/{id}" => &self.objects,
             _ => return Ok(None),
         };
         gate.enter().await.map(Some)

@@ -60,7 +60,7 @@ pub fn routes() -> Router<Arc<Hub>> {
         .route("/{owner}/{slug}/releases", get(list_releases).post(publish_release))
         .route("/{owner}/{slug}/releases/{tag}", delete(retract_release))
         .route("/{owner}/{slug}/tags", post(set_tags))
-        .route("/{owner}/{slug}/objects/{id}", get(object))
+        .route("/{owner}/{slug}/objects/{id}", get(object).put(upload_object))
 }
 
 async fn refs(State(hub): State<Arc<Hub>>, caller: Caller, Path((owner, slug)): Name) -> Answer {
@@ -93,15 +93,25 @@ async fn filter_objects(asked: Asked) -> Answer {
 
 async fn presign(asked: Asked) -> Answer {
     let hub = Arc::clone(&asked.hub);
+    let (caller, name) = (asked.caller.clone(), asked.name.clone());
     let (_, _, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
     let room = hub.room_for_ids(&body).await?;
     let job = Arc::clone(&hub);
+    // Only who may push gets addresses to push to.
+    let may_push = hub.writable(&caller, &name.owner, &name.slug, false).await.is_ok();
     let answer = hub.blocking(move || {
         let _room = room;
+        let mut inline = job.presign_inline(&body)?;
+        let presigned = if may_push { job.presign_blobs(&caller, &name, &inline)? } else { Vec::new() };
+        inline.retain(|id| presigned.binary_search_by_key(id, |(presigned, _)| *presigned).is_err());
         let mut out = map(2);
         encode::text(&mut out, "presigned");
-        encode::map_header(&mut out, 0);
-        list_of_ids(&job, out, "inline", &job.presign_inline(&body)?)
+        encode::map_header(&mut out, encode::len32(presigned.len()));
+        for (id, url) in presigned {
+            encode::id(&mut out, &id.0);
+            encode::text(&mut out, &url);
+        }
+        list_of_ids(&job, out, "inline", &inline)
     });
     whole(Arc::clone(&hub), answer.await?)
 }
@@ -273,6 +283,28 @@ async fn object(
     }
 }
 
+/// The right to send or fetch something, in an address.
+#[derive(Deserialize)]
+pub(super) struct WithTicket {
+    pub ticket: Option<String>,
+}
+
+async fn upload_object(
+    State(hub): State<Arc<Hub>>,
+    _: Caller,
+    Extension(place): Extension<HeldPlace>,
+    Path((owner, slug, id)): Path<(String, String, String)>,
+    Query(WithTicket { ticket }): Query<WithTicket>,
+    headers: HeaderMap,
+    body: HttpBody,
+) -> Answer {
+    let name = RepoName { owner, slug };
+    let ticket = hub.blob_ticket(&name, &id, &ticket.unwrap_or_default()).await?;
+    let body = intake::take_raw(&hub, &headers, body, hub.limits.blob_bytes_max).await?;
+    to_the_end(&hub, place, Arc::clone(&hub).receive_blob(ticket, name, body)).await?;
+    built(Response::builder().status(StatusCode::NO_CONTENT), HttpBody::empty())
+}
+
 /// A request with a body about a repository.
 pub(super) struct Asked {
     pub hub: Arc<Hub>,
@@ -429,7 +461,7 @@ pub(super) fn built(answer: axum::http::response::Builder, body: HttpBody) -> An
     answer.body(body).map_err(|error| HubError::Internal(format!("an answer could not be built: {error}")))
 }
 
-const MSGPACK: HeaderValue = HeaderValue::from_static("application/x-msgpack");
+pub(super) const MSGPACK: HeaderValue = HeaderValue::from_static("application/x-msgpack");
 const KEY_BYTES_MAX: usize = 255;
 /// Ids of one piece of an answer; more of them do not stay in memory while the client takes them.
 const IDS_ENCODED_AT_ONCE: usize = 4 << 10;

@@ -52,6 +52,15 @@ pub(super) struct Fetched {
 
 impl Rig {
     pub(super) async fn new(limits: Limits) -> Rig {
+        Rig::with(limits, None).await
+    }
+
+    /// One that gives the stock client addresses below `url`.
+    pub(super) async fn presigning(url: &str) -> Rig {
+        Rig::with(Limits::default(), Some(url)).await
+    }
+
+    async fn with(limits: Limits, presign: Option<&str>) -> Rig {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(MemoryStore::new());
         let spool_dir = dir.path().join("spool");
@@ -68,7 +77,11 @@ impl Rig {
         let operator = Secret::new("operator");
         let hub =
             HubParts { engine, projections, limits, spool_dir, create_on_push: Some(Visibility::Public), operator };
-        let hub = Arc::new(Hub::new(hub));
+        let hub = Hub::new(hub);
+        let hub = Arc::new(match presign {
+            Some(url) => hub.with_presigned_uploads(url.to_owned()),
+            None => hub,
+        });
         let router = crate::http::router(Arc::clone(&hub));
         let rig = Rig { hub, router, store, _dir: dir };
         for slug in ["a", "b"] {

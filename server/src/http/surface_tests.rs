@@ -68,7 +68,7 @@ impl Who {
 
 /// Endpoints of one repository: method, route, who may, what those get.
 #[rustfmt::skip]
-const OF_REPOSITORIES: [(&str, &str, Who, u16); 20] = [
+const OF_REPOSITORIES: [(&str, &str, Who, u16); 23] = [
     ("GET",    "/{owner}/{slug}/refs",                         Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/filter-objects",               Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/presign",                      Who::Readers, 200),
@@ -79,6 +79,9 @@ const OF_REPOSITORIES: [(&str, &str, Who, u16); 20] = [
     ("GET",    "/{owner}/{slug}/releases",                     Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/push/objects",                 Who::Writers, 200),
     ("POST",   "/{owner}/{slug}/push",                         Who::Writers, 200),
+    ("POST",   "/{owner}/{slug}/fetch/presign",                Who::Readers, 200),
+    ("GET",    "/{owner}/{slug}/mpack/{id}",                   Who::Ticket,  404),
+    ("PUT",    "/{owner}/{slug}/objects/{id}",                 Who::Ticket,  404),
     ("POST",   "/{owner}/{slug}/push/mpack-presign",           Who::Writers, 200),
     // Nothing says where the branch is to be: 422 is behind the door.
     ("POST",   "/{owner}/{slug}/push/unpack-mpack",            Who::Writers, 422),
@@ -128,8 +131,10 @@ fn body(method: &str, route: &str, number: usize) -> Option<Value> {
     Some(match method {
         "GET" | "DELETE" => return None,
         "PATCH" => json!({}),
-        _ if ends("/filter-objects") || ends("/presign") => json!({"object_ids": []}),
-        _ if ends("/negotiate") || ends("/fetch") || ends("/fetch/mpack") => json!({"want": [], "have": []}),
+        _ if ends("/filter-objects") || (ends("/presign") && !ends("/fetch/presign")) => json!({"object_ids": []}),
+        _ if ends("/negotiate") || ends("/fetch") || ends("/fetch/mpack") || ends("/fetch/presign") => {
+            json!({"want": [], "have": []})
+        }
         _ if ends("/push/objects") => json!({"objects": []}),
         _ if ends("/push") => json!({"bundle": {"commits": [], "snapshots": [], "objects": []}, "branch": "main"}),
         _ if ends("/push/mpack-presign") => json!({"bytes": 1, "sha256": HELD_ID}),

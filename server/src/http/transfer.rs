@@ -9,23 +9,28 @@ use axum::{
     Router,
     body::Body as HttpBody,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header, response::Builder},
     response::Response,
-    routing::{post, put},
+    routing::{get, post},
 };
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
-use serde::Deserialize;
 
 use crate::{
     http::{
         extract::{Path, Query},
         intake,
-        mwp::{Answer, Asked, built, idempotency_key, map, msgpack, pair, pushed, received},
+        mwp::{Answer, Asked, MSGPACK, WithTicket, built, idempotency_key, map, msgpack, pair, pushed, received},
         range,
     },
-    hub::{Caller, Hub, HubError, body::Body, mpack::uploads::Ticket, repos::RepoName},
+    hub::{
+        Caller, Hub, HubError,
+        body::Body,
+        fetch::FetchAnswer,
+        mpack::{plan::Purpose, presign::OpenedPack, uploads::Ticket},
+        repos::RepoName,
+    },
     wire::{encode, requests},
 };
 
@@ -33,18 +38,16 @@ use crate::{
 pub fn routes() -> Router<Arc<Hub>> {
     Router::new()
         .route("/{owner}/{slug}/fetch/mpack", post(fetch_pack))
+        .route("/{owner}/{slug}/fetch/presign", post(list_packs))
         .route("/{owner}/{slug}/push/mpack-presign", post(announce_pack))
         .route("/{owner}/{slug}/push/unpack-mpack", post(unpack))
-        .route("/{owner}/{slug}/mpack/{id}", put(upload_pack))
+        .route("/{owner}/{slug}/mpack/{id}", get(stored_pack).put(upload_pack))
 }
 
 async fn fetch_pack(asked: Asked) -> Answer {
     let (hub, headers) = (Arc::clone(&asked.hub), asked.headers.clone());
     let (repo, view, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
-    // Until it is planned: then the list is gone.
-    let room = hub.room_for_ids(&body).await?;
     let planned = hub.plan_pack(repo, view, body).await?;
-    drop(room);
     let len = planned.plan.len;
     let etag = format!("\"{}\"", hex::encode(planned.plan.name));
     if range::is_another(&headers, &etag) {
@@ -65,14 +68,60 @@ async fn fetch_pack(asked: Asked) -> Answer {
             answer = answer.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, range);
             part.start
         }
-        range::Wanted::Nothing => {
-            let answer = answer.status(StatusCode::RANGE_NOT_SATISFIABLE);
-            return built(answer.header(header::CONTENT_RANGE, format!("bytes */{len}")), HttpBody::empty());
-        }
+        range::Wanted::Nothing => return nothing_of(answer, len),
         // A part that ends early is nobody's rest: all of it is a right answer to that, too.
         range::Wanted::All | range::Wanted::Part(_) => 0,
     };
     let sent = hub.send_pack(planned, from).await?;
+    streamed(answer, sent)
+}
+
+async fn list_packs(asked: Asked) -> Answer {
+    let hub = Arc::clone(&asked.hub);
+    let (repo, view, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
+    let planned = hub.plan_transfer(repo, view, body, Purpose::EachPack).await?;
+    let mut answer =
+        Response::builder().header(header::CACHE_CONTROL, "private, no-store").header(header::CONTENT_TYPE, MSGPACK);
+    if let Some(head) = planned.head {
+        answer = answer.header(HEAD, head.to_string());
+    }
+    streamed(answer, hub.list_packs(planned).await?)
+}
+
+async fn stored_pack(
+    State(hub): State<Arc<Hub>>,
+    _: Caller,
+    Path((owner, slug, id)): Path<(String, String, String)>,
+    Query(WithTicket { ticket }): Query<WithTicket>,
+    headers: HeaderMap,
+) -> Answer {
+    let name = RepoName { owner, slug };
+    let OpenedPack { pack, len } = hub.open_pack(&name, &id, &ticket.unwrap_or_default()).await?;
+    let etag = format!("\"{pack}\"");
+    let mut answer = Response::builder()
+        .header(header::ETAG, &etag)
+        .header(header::CACHE_CONTROL, "private, no-store")
+        .header(header::ACCEPT_RANGES, "bytes")
+        .header(header::CONTENT_TYPE, PACK);
+    let range = match range::wanted(&headers, len, &etag) {
+        range::Wanted::All => 0..len,
+        range::Wanted::Part(part) => {
+            let range = format!("bytes {}-{}/{len}", part.start, part.end - 1);
+            answer = answer.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, range);
+            part
+        }
+        range::Wanted::Nothing => return nothing_of(answer, len),
+    };
+    streamed(answer, hub.send_stored(pack, range).await?)
+}
+
+/// A range beyond the end.
+fn nothing_of(answer: Builder, len: u64) -> Answer {
+    let answer = answer.status(StatusCode::RANGE_NOT_SATISFIABLE);
+    built(answer.header(header::CONTENT_RANGE, format!("bytes */{len}")), HttpBody::empty())
+}
+
+fn streamed(answer: Builder, sent: FetchAnswer) -> Answer {
     let chunks = stream::once(async move { Ok(sent.first) }).chain(received(sent.rest));
     built(answer.header(header::CONTENT_LENGTH, sent.len), HttpBody::from_stream(chunks))
 }
@@ -100,12 +149,6 @@ async fn unpack(asked: Asked) -> Answer {
     let key = idempotency_key(&asked.headers)?;
     let answer = asked.write(limit, true, |hub, caller, name, body| hub.unpack(caller, name, body, key)).await?;
     Ok(pushed(&answer))
-}
-
-/// The right to send or fetch something, in an address.
-#[derive(Deserialize)]
-struct WithTicket {
-    ticket: Option<String>,
 }
 
 async fn upload_pack(

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::http::{Request, StatusCode};
 use reprise_engine::{
-    id::{Kind, ObjectId, PackId},
+    event::Codec,
+    id::{Kind, ObjectId, PackId, RecordHash},
     limits::TRANSFER_ROWS_MAX,
-    pack::{Arrival, Arriving},
+    pack::{Arrival, Arriving, Location, decode_object},
 };
 use serde_json::{Value, json};
 
@@ -292,4 +293,183 @@ async fn a_snapshot_whose_base_is_sent_from_elsewhere_goes_out_whole() {
         let reply = rig.pack("a", &asked, &[("range", format!("bytes={from}-")), ("if-range", etag.clone())]).await;
         assert_eq!(reply.body.unwrap(), pack[from..], "{from}");
     }
+}
+
+/// Puts together from a plan what it lists, as a client does: ranges, rows, bases.
+async fn by_presign(rig: &Rig, body: &Value) -> (Arrived, usize) {
+    let request = Request::post("/alice/a/fetch/presign")
+        .header("content-type", "application/json")
+        .header("authorization", "Bearer operator");
+    let reply = rig.send(request.body(body.to_string().into()).unwrap()).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
+    let bytes = reply.body.unwrap();
+    assert_eq!(reply.headers["content-length"], bytes.len().to_string().as_str());
+    let answer: Plan = rmp_serde::from_slice(&bytes).unwrap();
+    assert_eq!(answer.expires_in, 900);
+    let (mut arrived, mut ranges) = (Arrived::default(), 0);
+    for pack in &answer.packs {
+        let mut file = vec![None; pack.bytes as usize];
+        for (offset, len) in &pack.ranges {
+            let range = format!("bytes={offset}-{}", offset + len - 1);
+            let request = Request::get(format!("/alice/a/{}", pack.url)).header("range", range);
+            let part = rig.send(request.body(axum::body::Body::empty()).unwrap()).await;
+            assert_eq!(part.status, StatusCode::PARTIAL_CONTENT);
+            let part = part.body.unwrap();
+            assert_eq!(part.len() as u64, *len);
+            part.iter().zip(&mut file[*offset as usize..]).for_each(|(byte, place)| *place = Some(*byte));
+            ranges += 1;
+        }
+        read_rows(pack, &file, &mut arrived);
+    }
+    (arrived, ranges)
+}
+
+/// An answer to `fetch/presign`.
+#[derive(serde::Deserialize)]
+struct Plan {
+    expires_in: u64,
+    packs: Vec<Listed>,
+}
+
+#[derive(serde::Deserialize)]
+struct Listed {
+    pack: String,
+    bytes: u64,
+    url: String,
+    ranges: Vec<(u64, u64)>,
+    rows: bin::Bin,
+}
+
+/// A bin, which serde takes for a sequence otherwise.
+mod bin {
+    use serde::de::{Deserialize, Deserializer, Error, Visitor};
+
+    pub struct Bin(pub Vec<u8>);
+
+    impl<'de> Deserialize<'de> for Bin {
+        fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Bin, D::Error> {
+            struct Reader;
+            impl Visitor<'_> for Reader {
+                type Value = Bin;
+
+                fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    out.write_str("a bin")
+                }
+
+                fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Bin, E> {
+                    Ok(Bin(bytes.to_vec()))
+                }
+            }
+            input.deserialize_bytes(Reader)
+        }
+    }
+}
+
+fn read_rows(pack: &Listed, file: &[Option<u8>], arrived: &mut Arrived) {
+    let number = |row: &[u8], at: usize| u64::from_le_bytes(row[at..at + 8].try_into().unwrap());
+    let rows: Vec<&[u8]> = pack.rows.0.chunks_exact(96).collect();
+    assert!(!rows.is_empty() && rows.is_sorted_by_key(|row| (row[0], row[32..64].to_vec())));
+    for row in &rows {
+        let base = u32::from_le_bytes(row[4..8].try_into().unwrap());
+        let place = |row: &[u8]| (number(row, 8), number(row, 16), number(row, 24));
+        let (offset, stored_len, real_len) = place(row);
+        let stored: Option<Vec<u8>> = file[offset as usize..][..stored_len as usize].iter().copied().collect();
+        let codec = |byte: u8| match byte {
+            0 => Codec::Raw,
+            1 => Codec::Zstd,
+            _ => Codec::ZstdPrefix,
+        };
+        let record_hash = (row[0] != 0).then(|| RecordHash(row[64..].try_into().unwrap()));
+        let kind = Kind::from_byte(row[0]).unwrap();
+        let id = ObjectId(row[32..64].try_into().unwrap());
+        let pack_id = PackId(pack.pack.parse::<ObjectId>().unwrap().0);
+        let of = |(offset, stored_len, real_len), codec, base, record_hash| Location {
+            pack: pack_id,
+            offset,
+            stored_len,
+            real_len,
+            codec,
+            base,
+            record_hash,
+        };
+        let base_payload = (base != u32::MAX).then(|| {
+            let base = rows[base as usize];
+            assert_eq!(base[0], row[0]);
+            let (offset, len, _) = place(base);
+            let stored: Vec<u8> = file[offset as usize..][..len as usize].iter().map(|byte| byte.unwrap()).collect();
+            let location = of(place(base), codec(base[1]), None, Some(RecordHash(base[64..].try_into().unwrap())));
+            decode_object(kind, ObjectId(base[32..64].try_into().unwrap()), &location, &stored, None).unwrap()
+        });
+        let location = of((offset, stored_len, real_len), codec(row[1]), None, record_hash);
+        let payload = decode_object(kind, id, &location, &stored.expect("covered"), base_payload.as_deref()).unwrap();
+        match kind {
+            Kind::Blob => drop(arrived.blobs.insert(id.to_string(), payload.to_vec())),
+            Kind::Snapshot => drop(arrived.snapshots.insert(id.to_string(), serde_json::from_slice(&payload).unwrap())),
+            Kind::Commit => drop(arrived.commits.insert(id.to_string(), serde_json::from_slice(&payload).unwrap())),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_as_data_is_enough_to_put_everything_together() {
+    let rig = Rig::new(Limits::default()).await;
+    let (mut history, mut ids) = story(12);
+    rig.push_all("a", &history, "main").await;
+    let files: [(&str, &[u8]); 3] =
+        [("noise", &noise(7, 2 << 20)), ("a", &noise(8, 300_000)), ("b", &noise(9, 200_000))];
+    ids.push(history.commit(&[&ids[11]], &files, "large"));
+    rig.push_all("a", &history, "main").await;
+    let tip = &ids[12];
+    let (arrived, ranges) = by_presign(&rig, &json!({"want": [tip]})).await;
+    arrived.check_is(&history);
+    assert!(ranges <= 6, "whole packs: {ranges}");
+    for have in [3, 8, 11] {
+        let body = json!({"want": [tip], "have": [ids[have]]});
+        let (arrived, _) = by_presign(&rig, &body).await;
+        let pack = rig.pack("a", &body, &[]).await.body.unwrap();
+        assert_eq!(arrived, Arrived::of(&pack), "as fetch/mpack, bases included");
+    }
+    // A base that is wanted from another pack, too.
+    let (repo, view) = rig.hub.writable(&crate::hub::Caller::Operator, "alice", "a", false).await.unwrap();
+    let at = |id: &str| view.locate(repo.scope, Kind::Snapshot, id.parse().unwrap()).unwrap().unwrap();
+    let keyframe = history.snapshots.keys().find(|id| at(id).base.is_none() && at(id).stored_len > 500).unwrap();
+    rig.hub.condemn(repo.scope, at(keyframe).pack, vec![(Kind::Snapshot, keyframe.parse().unwrap())], "a test");
+    rig.push_all("a", &history, "main").await;
+    by_presign(&rig, &json!({"want": [tip]})).await.0.check_is(&history);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_opens_its_pack_in_its_repository_and_nothing_else() {
+    let rig = Rig::new(Limits::default()).await;
+    let (history, _, second) = two_commits();
+    for repo in ["a", "b"] {
+        rig.push_all(repo, &history, "main").await;
+    }
+    let request = Request::post("/alice/a/fetch/presign").header("content-type", "application/json");
+    let reply = rig.send(request.body(json!({"want": [second]}).to_string().into()).unwrap()).await;
+    let answer: Plan = rmp_serde::from_slice(&reply.body.unwrap()).unwrap();
+    let (one, two) = (&answer.packs[0], &answer.packs[1]);
+    let whole = rig.get(&format!("/alice/a/{}", one.url)).await;
+    assert_eq!((whole.status, whole.body.as_ref().unwrap().len() as u64), (StatusCode::OK, one.bytes));
+    assert_eq!(sha(whole.body.as_ref().unwrap()), one.pack);
+    let nobody = rig.get("/alice/nobody/refs").await.text();
+    let ticket = |listed: &Listed| listed.url.split('=').nth(1).unwrap().to_owned();
+    let wrong = [
+        ("a", format!("mpack/{}", one.pack)),
+        ("a", format!("mpack/{}?ticket={}", two.pack, ticket(one))),
+        ("a", format!("mpack/{}?ticket={}", one.pack, ticket(two))),
+        ("b", one.url.clone()),
+        ("a", format!("{}0", one.url)),
+        ("a", format!("mpack/nonsense?ticket={}", ticket(one))),
+    ];
+    for (repo, url) in wrong {
+        let reply = rig.get(&format!("/alice/{repo}/{url}")).await;
+        assert_eq!(reply.status, StatusCode::NOT_FOUND, "{url}");
+        assert_eq!(reply.text().replace(&format!("alice/{repo} "), "alice/nobody "), nobody, "the words tell nothing");
+    }
+    let beyond = Request::get(format!("/alice/a/{}", one.url)).header("range", format!("bytes={}-", one.bytes));
+    assert_eq!(
+        rig.send(beyond.body(axum::body::Body::empty()).unwrap()).await.status,
+        StatusCode::RANGE_NOT_SATISFIABLE
+    );
 }

@@ -339,3 +339,62 @@ async fn a_pack_that_the_store_has_already_is_never_taken_back_with_a_later_push
     assert_eq!(rig.store.read(&StoreKey::pack(id), 0, pack.len() as u64).unwrap(), pack);
     history.check_complete(&rig.fetch("a", &[&second], &[]).await.fetched());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_blobs_of_the_stock_client_come_by_one_time_addresses_if_the_server_gives_any() {
+    let rig = Rig::presigning("http://hub.example/").await;
+    let (history, _, second) = two_commits();
+    let (id, large) = history.objects.iter().find(|(_, bytes)| bytes.len() > 65_536).unwrap();
+    let body = json!({"object_ids": [id, sha(b"another")], "direction": "put"});
+    let answer = rig.post_json("/alice/a/presign", &body, None).await.map();
+    assert_eq!(answer["inline"], json!([]), "{answer}");
+    let path = |id: &str| {
+        let url = answer["presigned"][id].as_str().unwrap();
+        url.strip_prefix("http://hub.example").unwrap().to_owned()
+    };
+    let put = async |path: &str, bytes: &[u8]| {
+        let request = Request::put(path).header("content-type", "application/json");
+        rig.send(request.body(bytes.to_vec().into()).unwrap()).await
+    };
+    let wrong = put(&path(id), b"other bytes").await;
+    assert_eq!((wrong.status, rig.packs().len()), (StatusCode::UNPROCESSABLE_ENTITY, 0), "{}", wrong.text());
+    let nobody = rig.get("/alice/nobody/refs").await.text();
+    for elsewhere in
+        [path(id).replace("/a/", "/b/"), path(id).replace(id.as_str(), &sha(b"x")), format!("{}0", path(id))]
+    {
+        let reply = put(&elsewhere, large).await;
+        assert_eq!(reply.status, StatusCode::NOT_FOUND, "{elsewhere}");
+        assert_eq!(reply.text().replace("alice/b ", "alice/nobody ").replace("alice/a ", "alice/nobody "), nobody);
+    }
+    assert_eq!(put(&path(id), large).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(put(&path(id), large).await.status, StatusCode::NOT_FOUND, "once");
+    assert_eq!(put(&path(&sha(b"another")), b"another").await.status, StatusCode::NO_CONTENT, "each by itself");
+    // The rest as ever.
+    let mut rest = history.clone();
+    rest.objects.remove(id);
+    rig.push_all("a", &rest, "main").await;
+    history.check_complete(&rig.fetch("a", &[&second], &[]).await.fetched());
+    // Readers get no address to push to.
+    let anonymous = Request::post("/alice/a/presign").header("content-type", "application/json");
+    let answer = rig.send(anonymous.body(body.to_string().into()).unwrap()).await.map();
+    assert_eq!((&answer["presigned"], answer["inline"].as_array().unwrap().len()), (&json!({}), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_worth_no_more_than_the_token_that_asked_for_it() {
+    let rig = Rig::presigning("http://hub.example").await;
+    let token = json!({"owner": "alice", "scope": "write"});
+    let made = rig.post_json("/api/v1/tokens", &token, None).await;
+    let made: Value = serde_json::from_slice(&made.body.unwrap()).unwrap();
+    let request = Request::post("/alice/a/presign")
+        .header("content-type", "application/json")
+        .header("authorization", format!("Bearer {}", made["token"].as_str().unwrap()));
+    let body = json!({"object_ids": [sha(b"x")]});
+    let answer = rig.send(request.body(body.to_string().into()).unwrap()).await.map();
+    let url = answer["presigned"][sha(b"x")].as_str().unwrap().replace("http://hub.example", "");
+    let revoke = Request::delete(format!("/api/v1/tokens/{}", made["token_id"].as_str().unwrap()));
+    let revoked = rig.send(revoke.header("authorization", "Bearer operator").body("".into()).unwrap()).await;
+    assert_eq!(revoked.status, StatusCode::OK);
+    let reply = rig.send(Request::put(url).body("x".into()).unwrap()).await;
+    assert_eq!((reply.status, rig.packs().len()), (StatusCode::UNAUTHORIZED, 0), "{}", reply.text());
+}

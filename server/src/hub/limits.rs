@@ -66,6 +66,8 @@ pub struct Limits {
     pub unpack_rows_max: usize,
     /// How long an upload is kept from its announcement on.
     pub upload_time_max: Duration,
+    /// How long an address for reading a stored pack is good.
+    pub download_time_max: Duration,
     /// Missing objects that one refusal lists.
     pub missing_listed_max: usize,
     /// Branches of one repository.
@@ -152,6 +154,7 @@ impl Default for Limits {
             uploads_per_repo_max: 16,
             unpack_rows_max: 131_072,
             upload_time_max: Duration::from_secs(3_600),
+            download_time_max: Duration::from_secs(900),
             missing_listed_max: 20,
             refs_per_repo_max: 100_000,
             repos_per_owner_max: 100_000,

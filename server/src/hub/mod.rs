@@ -88,6 +88,9 @@ pub struct Hub {
     /// One permit for each row of the packs that are being unpacked.
     unpacked_rows: Arc<Semaphore>,
     pub(crate) uploads: mpack::uploads::Uploads,
+    pub(crate) tickets: mpack::tickets::Tickets,
+    /// Where clients reach this server, if large blobs of the stock client are to come by addresses of their own.
+    pub(crate) presigned: Option<mpack::blobs::Presigned>,
     revoked: tokens::Revoked,
     /// Work that goes on when its client is gone; a shutdown waits for it.
     pub(crate) tasks: TaskTracker,
@@ -157,6 +160,7 @@ impl Hub {
     pub fn new(parts: HubParts) -> Hub {
         let blocking_jobs = Arc::new(Semaphore::new(parts.limits.blocking_jobs_max));
         let listed_ids = Arc::new(Semaphore::new(parts.limits.listed_ids_max));
+        let tickets = mpack::tickets::Tickets::of(&parts.operator);
         let unpacked_rows = Arc::new(Semaphore::new(parts.limits.unpack_rows_max));
         let HubParts { engine, projections, limits, spool_dir, create_on_push, operator } = parts;
         Hub {
@@ -175,6 +179,8 @@ impl Hub {
             listed_ids,
             unpacked_rows,
             uploads: mpack::uploads::Uploads::default(),
+            tickets,
+            presigned: None,
             revoked: tokens::Revoked::default(),
             tasks: TaskTracker::new(),
         }
@@ -184,6 +190,12 @@ impl Hub {
     #[must_use]
     pub fn with_report(self, opened: OpenReport) -> Hub {
         Hub { opened: Some(opened), ..self }
+    }
+
+    /// The same hub, giving the stock client one-time addresses below `url` for its large blobs.
+    #[must_use]
+    pub fn with_presigned_uploads(self, url: String) -> Hub {
+        Hub { presigned: Some(mpack::blobs::Presigned::new(url)), ..self }
     }
 
     /// Appends `proposal`, then waits (≤ 2 s) until it is folded, so that the caller reads its own write. Durable when this

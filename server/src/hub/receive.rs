@@ -42,14 +42,28 @@ impl Hub {
         name: RepoName,
         body: Body,
     ) -> Result<Received, HubError> {
+        let (hub, read) = (Arc::clone(&self), body.clone());
+        let objects = self.blocking(move || Ok(requests::objects(read.source(), &hub.push_caps())?)).await?;
+        self.receive_spans(caller, name, body, objects).await
+    }
+
+    /// Stores the blobs that stand in a body at these places.
+    pub(crate) async fn receive_spans(
+        self: Arc<Self>,
+        caller: Caller,
+        name: RepoName,
+        body: Body,
+        objects: Vec<ObjectSpan>,
+    ) -> Result<Received, HubError> {
+        let objects = Arc::new(objects);
         for _ in 0..ATTEMPTS_MAX {
             let (repo, view) = self.writable(&caller, &name.owner, &name.slug, true).await?;
             let push = self.random_push_id()?;
             let conditions = vec![repo.is_there()];
             let created = repo.creation();
-            let (hub, body) = (Arc::clone(&self), body.clone());
+            let (hub, body, objects) = (Arc::clone(&self), body.clone(), Arc::clone(&objects));
             let (received, mut events, stored) =
-                self.blocking(move || hub.pack_objects(&repo, &view, &body, push)).await?;
+                self.blocking(move || hub.pack_objects(&repo, &view, (&body, &objects), push)).await?;
             if events.is_empty() {
                 return Ok(received);
             }
@@ -95,12 +109,11 @@ impl Hub {
         &self,
         repo: &Repo,
         view: &View,
-        body: &Body,
+        (body, objects): (&Body, &[ObjectSpan]),
         push: PushId,
     ) -> Result<(Received, Vec<EventBody>, StoredPacks), HubError> {
-        let objects = requests::objects(body.source(), &self.push_caps())?;
         let mut packing = Packing::new(self, repo.row.record.repo, push);
-        let stored = pack_missing(view, repo, body, &objects, &mut packing)?;
+        let stored = pack_missing(view, repo, body, objects, &mut packing)?;
         let (mut events, packs) = packing.finish()?;
         plant_rows_for_new_only(view, repo, &mut events)?;
         let skipped = objects.len() as u64 - stored;

@@ -16,7 +16,7 @@ use super::{split, wire};
 use crate::hub_in_process::HubInProcess;
 
 /// Method, path and content type of every request that has a body.
-const ENDPOINTS: [(Method, &str, &str); 15] = [
+const ENDPOINTS: [(Method, &str, &str); 16] = [
     (Method::POST, "/alice/demo/filter-objects", MSGPACK),
     (Method::POST, "/alice/demo/fetch", MSGPACK),
     (Method::POST, "/alice/demo/push/objects", MSGPACK),
@@ -32,6 +32,7 @@ const ENDPOINTS: [(Method, &str, &str); 15] = [
     (Method::POST, "/alice/demo/fetch/mpack", MSGPACK),
     (Method::POST, "/alice/demo/push/mpack-presign", MSGPACK),
     (Method::POST, "/alice/demo/push/unpack-mpack", JSON),
+    (Method::POST, "/alice/demo/fetch/presign", MSGPACK),
 ];
 const MSGPACK: &str = "application/x-msgpack";
 const JSON: &str = "application/json";
@@ -90,7 +91,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     for (seed, which) in asked.iter().zip([4_u8, 5]) {
         seeds.push([&[which], &seed[1..]].concat());
     }
-    seeds.push([&[12], &asked[1][1..]].concat());
+    seeds.extend([12, 15].map(|which| [&[which], &asked[1][1..]].concat()));
     let tag = crate::client::ids::EMPTY;
     let texts = [
         (

@@ -15,7 +15,7 @@ use crate::{
         fetch::FetchAnswer,
         mpack::{
             layout::Layout,
-            plan::{TransferPlan, TransferPlanner},
+            plan::{Purpose, TransferPlan, TransferPlanner},
             send::Sender,
         },
     },
@@ -42,7 +42,7 @@ impl Hub {
         view: View,
         body: Body,
     ) -> Result<Planned<Arc<Layout>>, HubError> {
-        let Planned { repo, view, plan, head } = self.plan_transfer(repo, view, body).await?;
+        let Planned { repo, view, plan, head } = self.plan_transfer(repo, view, body, Purpose::OnePack).await?;
         let id = repo.row.record.repo;
         let plan = self.blocking(move || Ok(Arc::new(Layout::new(id, plan)))).await?;
         Ok(Planned { repo, view, plan, head })
@@ -54,9 +54,13 @@ impl Hub {
         repo: Repo,
         view: View,
         body: Body,
+        purpose: Purpose,
     ) -> Result<Planned<TransferPlan>, HubError> {
+        let room = self.room_for_ids(&body).await?;
         let hub = Arc::clone(self);
         self.blocking(move || {
+            // Once it is planned, the list is gone.
+            let _room = room;
             let limits = &hub.limits;
             let asked = requests::transfer(body.source(), limits.fetch_want_max, limits.fetch_have_max)?;
             let Transfer { mut want, have, branch } = asked;
@@ -66,7 +70,7 @@ impl Hub {
             };
             want.extend(head);
             let commits = hub.commits_between(&repo, &view, (want, have), u64::MAX)?;
-            let plan = TransferPlanner::new(&hub, &repo, &view).plan(&commits)?;
+            let plan = TransferPlanner::new(&hub, (&repo, &view), purpose).plan(&commits)?;
             Ok(Planned { repo, view, plan, head })
         })
         .await

@@ -39,28 +39,13 @@ impl Layout {
             at += transfer::entry_len(entry.kind, &sent(&plan, entry));
         }
         let len = at + transfer::tail_len(plan.entries.len() as u64);
-        let mut layout = Layout { plan, starts, bases: Vec::new(), body_end: at, len, name };
-        layout.bases = layout.nearest();
-        layout
-    }
-
-    /// The base of each snapshot: the nearest before it that has none itself (the plan saw to that).
-    fn nearest(&self) -> Vec<Option<u32>> {
-        let mut nearest = None;
-        let section = self.section(Kind::Snapshot);
-        let base_of = |ordinal: usize| {
-            if self.sent(ordinal).codec == Codec::ZstdPrefix {
-                return nearest;
-            }
-            nearest = u32::try_from(ordinal).ok();
-            None
-        };
-        section.map(base_of).collect()
+        let bases = bases_of(&plan);
+        Layout { plan, starts, bases, body_end: at, len, name }
     }
 
     /// The ordinal of the base that an entry is sent against.
     pub fn base_of(&self, ordinal: usize) -> Option<u32> {
-        let place = ordinal.checked_sub(self.section(Kind::Snapshot).start)?;
+        let place = ordinal.checked_sub(self.plan.section(Kind::Snapshot).start)?;
         self.bases.get(place).copied().flatten()
     }
 
@@ -68,13 +53,6 @@ impl Layout {
     pub fn sent(&self, ordinal: usize) -> Location {
         let entry = &self.plan.entries[ordinal];
         Location { offset: self.starts[ordinal] + transfer::BEFORE_ENTRY_BYTES, ..sent(&self.plan, entry) }
-    }
-
-    /// Ordinals of the entries of one kind.
-    pub fn section(&self, kind: Kind) -> std::ops::Range<usize> {
-        let start = self.plan.entries.partition_point(|entry| entry.kind.byte() > kind.byte());
-        let end = self.plan.entries.partition_point(|entry| entry.kind.byte() >= kind.byte());
-        start..end
     }
 
     /// The first entry of which a byte stands at or behind `at`.
@@ -89,6 +67,19 @@ impl Layout {
     pub fn nonce(&self) -> [u8; 16] {
         std::array::from_fn(|at| self.name[at])
     }
+}
+
+/// The base of each snapshot: the nearest before it that has none itself (the plan saw to that). Parallel to the section.
+pub fn bases_of(plan: &TransferPlan) -> Vec<Option<u32>> {
+    let mut nearest = None;
+    let base_of = |ordinal: usize| {
+        if sent(plan, &plan.entries[ordinal]).codec == Codec::ZstdPrefix {
+            return nearest;
+        }
+        nearest = u32::try_from(ordinal).ok();
+        None
+    };
+    plan.section(Kind::Snapshot).map(base_of).collect()
 }
 
 /// How an entry goes out: as it is stored, or its payload.

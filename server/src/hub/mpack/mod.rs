@@ -3,9 +3,12 @@
 //! Invariants: nothing is served but what the repository's own rows locate; what comes in passes the same checks as a push,
 //! in the same code, and becomes visible by the same one append.
 
+pub mod blobs;
 pub mod fetch;
 pub mod layout;
 pub mod plan;
+pub mod presign;
 pub mod send;
+pub mod tickets;
 pub mod unpack;
 pub mod uploads;

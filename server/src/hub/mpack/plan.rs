@@ -15,7 +15,7 @@ use reprise_engine::{
     object::{Snapshot, ids::blob_id},
     pack::{BaseLocation, Location, transfer::base_payload},
 };
-use reprise_projections::View;
+use reprise_projections::{RepoScope, View};
 
 use crate::hub::{
     Hub, HubError, Repo,
@@ -57,6 +57,41 @@ pub struct TransferPlan {
 }
 
 impl TransferPlan {
+    /// An entry by its ordinal.
+    pub fn entry(&self, ordinal: u32) -> &Entry {
+        &self.entries[usize::try_from(ordinal).unwrap_or(usize::MAX)]
+    }
+
+    /// Ordinals of the entries of one kind.
+    pub fn section(&self, kind: Kind) -> std::ops::Range<usize> {
+        let start = self.entries.partition_point(|entry| entry.kind.byte() > kind.byte());
+        let end = self.entries.partition_point(|entry| entry.kind.byte() >= kind.byte());
+        start..end
+    }
+
+    /// The record hashes of entries of one kind, ascending by id.
+    pub fn record_hashes(
+        &self,
+        view: &View,
+        scope: RepoScope,
+        ordinals: &[u32],
+    ) -> reprise_engine::Result<Vec<Option<RecordHash>>> {
+        let Some(kind) = ordinals.first().map(|first| self.entry(*first).kind).filter(|kind| *kind != Kind::Blob)
+        else {
+            return Ok(vec![None; ordinals.len()]);
+        };
+        let ids: Vec<ObjectId> = ordinals.iter().map(|ordinal| self.entry(*ordinal).id).collect();
+        let mut hashes = Vec::with_capacity(ordinals.len());
+        view.locate_all(scope, kind, &ids, &mut |_, location| {
+            hashes.push(location.and_then(|location| location.record_hash));
+            Ok(())
+        })?;
+        for (hash, ordinal) in hashes.iter_mut().zip(ordinals) {
+            *hash = self.bases.get(ordinal).copied().or(*hash);
+        }
+        Ok(hashes)
+    }
+
     /// The location of an entry, without what is looked up when its turn comes (base and record hash).
     pub fn location(&self, entry: &Entry) -> Location {
         let pack = usize::try_from(entry.pack).ok().and_then(|number| self.packs.get(number));
@@ -72,11 +107,21 @@ impl TransferPlan {
     }
 }
 
+/// What will be made of a plan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// One pack: no object may be in it twice.
+    OnePack,
+    /// Every pack by itself: an object may be wanted from one, and be a base in another.
+    EachPack,
+}
+
 /// Collects a plan.
 pub struct TransferPlanner<'a> {
     hub: &'a Hub,
     repo: &'a Repo,
     view: &'a View,
+    purpose: Purpose,
     packs: Vec<PackId>,
     pack_numbers: HashMap<PackId, u32>,
     entries: Vec<Entry>,
@@ -88,9 +133,9 @@ type Based = (Entry, Option<BaseLocation>);
 
 impl<'a> TransferPlanner<'a> {
     /// A planner over one repository.
-    pub fn new(hub: &'a Hub, repo: &'a Repo, view: &'a View) -> TransferPlanner<'a> {
+    pub fn new(hub: &'a Hub, (repo, view): (&'a Repo, &'a View), purpose: Purpose) -> TransferPlanner<'a> {
         let (packs, pack_numbers, entries, bases) = (Vec::new(), HashMap::new(), Vec::new(), HashMap::new());
-        TransferPlanner { hub, repo, view, packs, pack_numbers, entries, bases }
+        TransferPlanner { hub, repo, view, purpose, packs, pack_numbers, entries, bases }
     }
 
     /// Plans the transfer of `commits` (ascending), their snapshots and what they add.
@@ -168,7 +213,8 @@ impl<'a> TransferPlanner<'a> {
         });
         let found = read.map_err(|error| self.hub.found_damage(self.repo, Kind::Snapshot, of.id, &location, error))?;
         let proven = self.view.proof(self.repo.scope, Kind::Snapshot, found.id)?.is_some();
-        if !proven || wanted.iter().any(|(entry, _)| entry.id == found.id) {
+        let is_sent = || wanted.iter().any(|(entry, _)| entry.id == found.id);
+        if !proven || (self.purpose == Purpose::OnePack && is_sent()) {
             return Ok(None);
         }
         let entry = Entry {

@@ -11,7 +11,7 @@ use reprise_engine::{
     Error, Result,
     event::ObjectRow,
     id::{Kind, ObjectId, RecordHash},
-    pack::{Location, PlanItem, RangeReader, StoredForm, Wanted, plan_ranges, transfer},
+    pack::{PlanItem, RangeReader, StoredForm, Wanted, plan_ranges, transfer},
     store::counted::CountedStore,
 };
 use reprise_projections::{RepoScope, View};
@@ -73,7 +73,7 @@ impl Sender {
     }
 
     fn section(&self, kind: Kind, tail: &mut Tail) {
-        let section = self.layout.section(kind);
+        let section = self.layout.plan.section(kind);
         let start = self.layout.first_behind(self.from).max(section.start);
         if start >= section.end {
             return;
@@ -154,7 +154,7 @@ impl Sender {
         for kind in [Kind::Blob, Kind::Snapshot, Kind::Commit] {
             let order = self.table_order(kind);
             for part in order.chunks(ROWS_AT_ONCE) {
-                let hashes = self.record_hashes(kind, part)?;
+                let hashes = self.layout.plan.record_hashes(&self.view, self.scope, part)?;
                 let mut bytes = Vec::with_capacity(part.len() * 96);
                 for (ordinal, hash) in part.iter().zip(hashes) {
                     let base = self.place_of_base(*ordinal, &order, written);
@@ -172,14 +172,14 @@ impl Sender {
 
     /// Ordinals of the entries of one kind, by id.
     fn table_order(&self, kind: Kind) -> Vec<u32> {
-        let mut order: Vec<u32> = self.layout.section(kind).filter_map(|ordinal| u32::try_from(ordinal).ok()).collect();
+        let mut order: Vec<u32> =
+            self.layout.plan.section(kind).filter_map(|ordinal| u32::try_from(ordinal).ok()).collect();
         order.sort_unstable_by_key(|ordinal| self.id_of(*ordinal));
         order
     }
 
     fn id_of(&self, ordinal: u32) -> ObjectId {
-        let index = usize::try_from(ordinal).unwrap_or(usize::MAX);
-        self.layout.plan.entries.get(index).map_or(ObjectId([0; 32]), |entry| entry.id)
+        self.layout.plan.entry(ordinal).id
     }
 
     /// Where the base of an entry stands in the table, in which `written` rows of other kinds precede `order`.
@@ -187,22 +187,6 @@ impl Sender {
         let base = self.id_of(self.layout.base_of(usize::try_from(ordinal).ok()?)?);
         let place = order.binary_search_by_key(&base, |ordinal| self.id_of(*ordinal)).ok()?;
         u32::try_from(written + place).ok()
-    }
-
-    fn record_hashes(&self, kind: Kind, part: &[u32]) -> Result<Vec<Option<RecordHash>>> {
-        if kind == Kind::Blob {
-            return Ok(vec![None; part.len()]);
-        }
-        let ids: Vec<ObjectId> = part.iter().map(|ordinal| self.id_of(*ordinal)).collect();
-        let mut hashes = Vec::with_capacity(part.len());
-        self.view.locate_all(self.scope, kind, &ids, &mut |_, location| {
-            hashes.push(location.and_then(|location: Location| location.record_hash));
-            Ok(())
-        })?;
-        for (hash, ordinal) in hashes.iter_mut().zip(part) {
-            *hash = self.layout.plan.bases.get(ordinal).copied().or(*hash);
-        }
-        Ok(hashes)
     }
 
     fn row(&self, ordinal: u32, base: Option<u32>, record_hash: Option<RecordHash>) -> ObjectRow {

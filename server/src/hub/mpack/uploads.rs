@@ -393,7 +393,8 @@ async fn drop_blocking<T: Send + 'static>(value: T) {
     }
 }
 
-fn random32(random: &dyn Random) -> Result<[u8; 32]> {
+/// Thirty-two random bytes.
+pub(crate) fn random32(random: &dyn Random) -> Result<[u8; 32]> {
     let (first, second) = (random16(random)?, random16(random)?);
     Ok(std::array::from_fn(|at| if at < 16 { first[at] } else { second[at - 16] }))
 }

@@ -1,0 +1,238 @@
+//! `fetch/presign`: the plan of a transfer as data, and the bytes of whole packs for those who have it.
+//!
+//! Invariants: a row is what the repository's own index says; whatever a row needs to be decoded (its base) has a row of the same
+//! pack; ranges cover every row. Memory is the plan, 4 bytes per object and the ranges.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reprise_engine::{
+    Result,
+    event::ObjectRow,
+    id::{Kind, ObjectId, PackId, RecordHash, RepoId},
+    pack::{GAP_BYTES_MAX, PIECE_BYTES, transfer},
+    store::StoreKey,
+};
+use reprise_projections::{RepoScope, View};
+
+use crate::{
+    hub::{
+        Hub, HubError,
+        fetch::FetchAnswer,
+        mpack::{fetch::Planned, layout::bases_of, plan::TransferPlan},
+        repos::RepoName,
+    },
+    wire::encode,
+};
+
+/// A plan with what stands around its rows in the answer.
+struct Listing {
+    plan: TransferPlan,
+    /// Of each snapshot entry: the ordinal of its base.
+    bases: Vec<Option<u32>>,
+    parts: Vec<Part>,
+}
+
+/// One pack of the answer.
+struct Part {
+    /// Everything up to the rows.
+    head: Vec<u8>,
+    /// Ordinals of its entries, by kind and id.
+    order: Vec<u32>,
+}
+
+/// A stored pack that may be read.
+pub struct OpenedPack {
+    /// Its name.
+    pub pack: PackId,
+    /// Bytes of its file.
+    pub len: u64,
+}
+
+impl Hub {
+    /// Begins the answer to a planned `fetch/presign`.
+    pub async fn list_packs(
+        self: &Arc<Self>,
+        planned: Planned<TransferPlan>,
+    ) -> std::result::Result<FetchAnswer, HubError> {
+        let hub = Arc::clone(self);
+        let Planned { repo, view, plan, .. } = planned;
+        let (scope, id) = (repo.scope, repo.row.record.repo);
+        let listing = self.blocking(move || hub.listing(id, plan)).await?;
+        let mut head = Vec::new();
+        encode::map_header(&mut head, 2);
+        encode::text(&mut head, "expires_in");
+        encode::unsigned(&mut head, self.limits.download_time_max.as_secs());
+        encode::text(&mut head, "packs");
+        encode::array_header(&mut head, encode::len32(listing.parts.len()));
+        let part_len = |part: &Part| part.head.len() as u64 + part.order.len() as u64 * transfer::ROW_LEN;
+        let len = head.len() as u64 + listing.parts.iter().map(part_len).sum::<u64>();
+        self.begin(len, move |chunks| {
+            let send = |bytes: Result<Vec<u8>>| {
+                let bytes = bytes.map(Bytes::from).map_err(HubError::from);
+                let ended = bytes.is_err();
+                chunks.blocking_send(bytes).is_ok() && !ended
+            };
+            let _ends = send(Ok(head)) && listing.parts.iter().all(|part| listing.part(part, &view, scope, &send));
+        })
+        .await
+    }
+
+    fn listing(&self, repo: RepoId, plan: TransferPlan) -> std::result::Result<Listing, HubError> {
+        if let Some(entry) = plan.entries.iter().find(|entry| entry.whole) {
+            let text = format!("{} {} cannot be read from its pack alone: use fetch/mpack", entry.kind, entry.id);
+            return Err(HubError::Internal(text));
+        }
+        let mut order: Vec<u32> = (0..).take(plan.entries.len()).collect();
+        order.sort_unstable_by_key(|ordinal| {
+            let entry = plan.entry(*ordinal);
+            (entry.pack, entry.kind, entry.id)
+        });
+        let groups = order.chunk_by(|one, other| plan.entry(*one).pack == plan.entry(*other).pack);
+        let mut parts = Vec::new();
+        for group in groups {
+            let pack = plan.location(plan.entry(group[0])).pack;
+            let len = self.engine.store().size(&StoreKey::pack(pack))?;
+            let ticket = self.tickets.issue(repo, pack, self.limits.download_time_max);
+            let url = format!("mpack/{pack}?ticket={}", ticket.expose());
+            parts.push(Part {
+                head: part_head(pack, len, &url, &ranges(&plan, group, len), group.len()),
+                order: group.to_vec(),
+            });
+        }
+        let bases = bases_of(&plan);
+        Ok(Listing { plan, bases, parts })
+    }
+
+    /// The pack that a ticket opens; the same words for every reason why not.
+    pub async fn open_pack(
+        self: &Arc<Self>,
+        name: &RepoName,
+        pack: &str,
+        ticket: &str,
+    ) -> std::result::Result<OpenedPack, HubError> {
+        let (row, _) = self.find_repo(&name.owner, &name.slug).await?;
+        let pack = pack.parse::<ObjectId>().ok().map(|id| PackId(id.0));
+        let opened = row.zip(pack).filter(|(row, pack)| self.tickets.is_good(ticket, row.record.repo, *pack));
+        let Some((_, pack)) = opened else { return Err(self.not_found(&name.owner, &name.slug).await) };
+        let hub = Arc::clone(self);
+        let len = self.read(move || Ok(hub.engine.store().size(&StoreKey::pack(pack))?)).await?;
+        Ok(OpenedPack { pack, len })
+    }
+
+    /// Begins to send bytes of a pack.
+    pub async fn send_stored(
+        self: &Arc<Self>,
+        pack: PackId,
+        range: std::ops::Range<u64>,
+    ) -> std::result::Result<FetchAnswer, HubError> {
+        let store = Arc::clone(self.engine.store());
+        self.begin(range.end - range.start, move |chunks| {
+            let (key, mut at) = (StoreKey::pack(pack), range.start);
+            while at < range.end {
+                let len = PIECE_BYTES.min(range.end - at);
+                let piece = store.read(&key, at, len).map_err(HubError::from);
+                let ended = piece.is_err();
+                if chunks.blocking_send(piece).is_err() || ended {
+                    return;
+                }
+                at += len;
+            }
+        })
+        .await
+    }
+}
+
+impl Listing {
+    /// Sends one pack's part; false once the answer has ended.
+    fn part(&self, part: &Part, view: &View, scope: RepoScope, send: &dyn Fn(Result<Vec<u8>>) -> bool) -> bool {
+        if !send(Ok(part.head.clone())) {
+            return false;
+        }
+        let of_one_kind = part.order.chunk_by(|one, other| self.plan.entry(*one).kind == self.plan.entry(*other).kind);
+        let mut pieces = of_one_kind.flat_map(|ordinals| ordinals.chunks(ROWS_AT_ONCE));
+        pieces.all(|piece| send(self.rows(part, piece, view, scope)))
+    }
+
+    fn rows(&self, part: &Part, piece: &[u32], view: &View, scope: RepoScope) -> Result<Vec<u8>> {
+        let hashes = self.plan.record_hashes(view, scope, piece)?;
+        let mut bytes = Vec::with_capacity(piece.len() * 96);
+        for (ordinal, hash) in piece.iter().zip(hashes) {
+            bytes.extend_from_slice(&transfer::row(&self.row(part, *ordinal, hash)));
+        }
+        Ok(bytes)
+    }
+
+    fn row(&self, part: &Part, ordinal: u32, record_hash: Option<RecordHash>) -> ObjectRow {
+        let entry = self.plan.entry(ordinal);
+        let location = self.plan.location(entry);
+        ObjectRow {
+            kind: entry.kind,
+            id: entry.id,
+            offset: location.offset,
+            stored_len: location.stored_len,
+            real_len: location.real_len,
+            codec: location.codec,
+            base: self.place_of_base(part, ordinal),
+            record_hash,
+        }
+    }
+
+    /// Where the base of an entry stands among its pack's rows.
+    fn place_of_base(&self, part: &Part, ordinal: u32) -> Option<u32> {
+        let first = self.plan.section(Kind::Snapshot).start;
+        let place = usize::try_from(ordinal).ok()?.checked_sub(first)?;
+        let base = self.plan.entry(self.bases.get(place).copied().flatten()?);
+        let key = |entry: &crate::hub::mpack::plan::Entry| (entry.kind, entry.id);
+        let found = part.order.binary_search_by_key(&key(base), |ordinal| key(self.plan.entry(*ordinal)));
+        u32::try_from(found.ok()?).ok()
+    }
+}
+
+fn part_head(pack: PackId, len: u64, url: &str, ranges: &[(u64, u64)], rows: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::map_header(&mut out, 5);
+    encode::text(&mut out, "pack");
+    encode::id(&mut out, &pack.0);
+    encode::text(&mut out, "bytes");
+    encode::unsigned(&mut out, len);
+    encode::text(&mut out, "url");
+    encode::text(&mut out, url);
+    encode::text(&mut out, "ranges");
+    encode::array_header(&mut out, encode::len32(ranges.len()));
+    for (offset, len) in ranges {
+        encode::array_header(&mut out, 2);
+        encode::unsigned(&mut out, *offset);
+        encode::unsigned(&mut out, *len);
+    }
+    encode::text(&mut out, "rows");
+    encode::bin_header(&mut out, encode::len32(rows * 96));
+    out
+}
+
+/// What of a pack is to be read: near things together, and all of it where most is wanted.
+fn ranges(plan: &TransferPlan, group: &[u32], len: u64) -> Vec<(u64, u64)> {
+    let extent = |ordinal: &u32| {
+        let entry = plan.entry(*ordinal);
+        (entry.offset, u64::from(entry.stored_len))
+    };
+    let mut extents: Vec<(u64, u64)> = group.iter().map(extent).collect();
+    extents.sort_unstable();
+    let wanted: u64 = extents.iter().map(|(_, len)| len).sum();
+    if u128::from(wanted) * 100 > u128::from(len) * 60 {
+        return vec![(0, len)];
+    }
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for (offset, len) in extents {
+        match ranges.last_mut() {
+            Some((start, covered)) if offset.saturating_sub(*start + *covered) <= GAP_BYTES_MAX => {
+                *covered = (*covered).max(offset + len - *start);
+            }
+            _ => ranges.push((offset, len)),
+        }
+    }
+    ranges
+}
+
+/// Rows of one chunk.
+const ROWS_AT_ONCE: usize = 2_048;
