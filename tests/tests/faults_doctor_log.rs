@@ -12,7 +12,7 @@ use std::{
 
 use reprise_engine::{
     Error, ErrorKind,
-    disk::sim::{SimDisk, image::Image},
+    disk::sim::{SimDisk, Survival, image::Image},
     doctor::{Diagnosis, Orders, Treatment},
     engine::Tail,
     id::Position,
@@ -352,7 +352,34 @@ fn a_name_that_no_segment_has_is_taken_away() {
     damaged.put("log/seg-00000000000000000000.log", Vec::new());
     let found = examine(&SimDisk::from_image(&damaged)).unwrap();
     assert_eq!((found.damaged(), found.readable_to.0), (1, rest.events.len() as u64), "{found:#?}");
-    check_whole(&rest, &damaged, &orders(None, None));
+    let (disk, ..) = treated(&damaged, &orders(None, None));
+    let healed = disk.crash(Survival::None, 0);
+    judge(&rest, &healed, Allowed::Copy, found.readable_to).unwrap();
+}
+
+#[test]
+fn an_end_that_the_anchor_knows_comes_back_from_a_copy_without_a_word() {
+    let rest = rest_of(appended(9), true);
+    let last = segments(&rest.image).pop().unwrap();
+    let at = frames(rest.image.file(&last).unwrap());
+    let damaged = rest.with(&last, |bytes| bytes[at[1]..].fill(0));
+    let treatment = check_whole(&rest, &damaged, &orders(Some(&rest.image), None));
+    assert!(treatment.left.is_empty(), "{treatment:#?}");
+}
+
+#[test]
+fn what_stands_between_segments_that_are_taken_is_taken_away() {
+    let rest = long_log();
+    let names = segments(&rest.image);
+    // The same events in longer segments, one of which takes the place of the first two.
+    let of = |segment_bytes| Rest::of(&Script { segment_bytes, ..Script::story("a copy", appended(23)) }).image;
+    let fits = |copy: &Image| segments(copy).contains(&names[2]) && !segments(copy).contains(&names[1]);
+    let copy = (8..64).map(|quarters| of(quarters << 8)).find(fits).expect("segments of twice the length");
+    let mut damaged = rest.with(&names[1], |bytes| bytes[..4096].fill(0));
+    damaged.files.remove(&names[0]);
+    let (disk, found, treatment) = treated(&damaged, &orders(Some(&copy), None));
+    assert!(!disk.image().files.contains_key(&names[1]), "{treatment:#?}");
+    judge(&rest, &disk, Allowed::Copy, found.readable_to).unwrap_or_else(|wrong| panic!("{wrong}: {treatment:#?}"));
 }
 
 #[test]
