@@ -312,6 +312,11 @@ fn a_cut_segment_gets_another_salt() {
     let (disk, ..) = treated(&without(&rest, 2..3), &orders(None, Some(end)));
     let salt = |image: &Image| image.file(&names[1]).unwrap()[80..96].to_vec();
     assert_ne!(salt(&disk.image()), salt(&rest.image));
+    assert_eq!(
+        disk.image().file("damaged/today/log/anchor"),
+        rest.image.file("log/anchor"),
+        "what it replaces is kept"
+    );
 }
 
 #[test]
