@@ -183,6 +183,23 @@ fn a_pack_goes_on_where_its_connection_broke() {
 }
 
 #[test]
+fn a_pull_fetches_only_what_is_new() {
+    let rig = Rig::new();
+    rig.push_etude();
+    let narrows = Narrows::before(rig.server.host());
+    rig.user.clone_of(&narrows.url("alice/etude"), "cloned");
+    assert!(narrows.down.passed() > 350_000);
+    let mut original = muse_directory::read(&rig.user.path("original"));
+    original.set_ticks(9_000);
+    let head = original.commit("main", "later", &[("later.txt", Some(b"later"))]);
+    muse_directory::write(&original, &rig.user.path("original"));
+    rig.user.json(&["push", "original", &rig.url, "main"]);
+    assert_eq!(rig.user.json(&["pull", "cloned"])["head"].as_str(), Some(&*head));
+    let passed = narrows.down.passed();
+    assert!(passed < 30_000, "{passed} bytes for one small commit");
+}
+
+#[test]
 fn a_clone_that_was_killed_fetches_nothing_twice() {
     let rig = Rig::new();
     rig.push_etude();
