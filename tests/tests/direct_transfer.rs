@@ -322,3 +322,26 @@ fn a_refused_upload_leaves_no_file_and_no_ticket_is_ever_logged() {
     assert!(ticket.len() == 64 && !hub.server.printed().contains(ticket));
     assert!(hub.server.printed().contains("/alice/demo/mpack/"), "the requests themselves are");
 }
+
+#[test]
+fn a_large_blob_comes_by_its_own_address_and_the_stock_push_goes_on_without_it() {
+    // The address that clients would use; here its path is asked for where the server really is.
+    let hub = Hub::start_with(&["--presign-uploads", "https://hub.example"]);
+    let mut local = Repository::init();
+    local.remote("origin", &hub.url, Some(&hub.token));
+    let large = b"a long line of text, ".repeat(40_000);
+    local.commit("main", "large", &[("large", Some(&large)), ("small", Some(b"small"))]);
+    let id = sha256_hex(&large);
+    let asked = Value::map([("object_ids", Value::strs([&id])), ("direction", Value::str("put"))]);
+    let answer = hub.post("presign", &asked).decode().unwrap();
+    let addresses = answer.str_map("presigned");
+    assert!(addresses.len() == 1 && addresses[0].0 == id && answer.items("inline").is_empty(), "{answer:?}");
+    let path = addresses[0].1.strip_prefix("https://hub.example/").unwrap();
+    check_refusal(&Request::put(hub.server.url(path), b"other bytes").send().unwrap(), &[422]);
+    assert_eq!(Request::put(hub.server.url(path), &large).send().unwrap().code, 204);
+    check_refusal(&Request::put(hub.server.url(path), &large).send().unwrap(), &[404]);
+    assert!(!hub.server.printed().contains(path.rsplit('=').next().unwrap()), "no ticket in the log");
+    push(&mut local, "origin", "main").unwrap();
+    let head = local.head("main");
+    assert_eq!(clone(&hub.url).unwrap().materialise(head), local.materialise(head));
+}

@@ -327,16 +327,38 @@ async fn a_pack_that_the_store_has_already_is_never_taken_back_with_a_later_push
     let pack = pack_of(&history, repo, PUSH);
     let upload = rig.upload("a", &pack).await;
     assert_eq!(rig.unpack("a", &[&upload], &second, json!({}), Some(PUSH)).await.map()["ok"], json!(true));
-    // Its rows are condemned, the same file comes again: it is packed anew, and the old file stays as it was.
+    // All of its rows are condemned, and the same file comes again under the same key: the log knows the push, and names the
+    // file that is there.
     let id: PackId = PackId(sha(&pack).parse::<ObjectId>().unwrap().0);
     let (found, view) = rig.hub.readable(&crate::hub::Caller::Operator, "alice", "a").await.unwrap();
-    let rows = [sha(b"one"), sha(b"two")].map(|id| (Kind::Blob, id.parse().unwrap()));
+    let mut rows: Vec<(Kind, ObjectId)> = history.objects.keys().map(|id| (Kind::Blob, id.parse().unwrap())).collect();
+    rows.extend(history.snapshots.keys().map(|id| (Kind::Snapshot, id.parse().unwrap())));
+    let commits = history.commits.iter().map(|commit| commit["commit_id"].as_str().unwrap());
+    rows.extend(commits.map(|id| (Kind::Commit, id.parse().unwrap())));
     drop(view);
-    rig.hub.condemn(found.scope, id, rows.to_vec(), "a test");
+    rig.hub.condemn(found.scope, id, rows, "a test");
     let upload = rig.upload("a", &pack).await;
+    let reply = rig.unpack("a", &[&upload], &second, json!({}), Some(PUSH)).await;
+    assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "another request under this key: {}", reply.text());
+    assert_eq!(rig.packs(), [StoreKey::pack(id)], "what was packed anew is taken back, what the log names is not");
+    // As a push of its own it heals.
     let answer = rig.unpack("a", &[&upload], &second, json!({}), None).await.map();
     assert_eq!((&answer["ok"], rig.packs().len()), (&json!(true), 2), "{answer}");
     assert_eq!(rig.store.read(&StoreKey::pack(id), 0, pack.len() as u64).unwrap(), pack);
+    history.check_complete(&rig.fetch("a", &[&second], &[]).await.fetched());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_lies_in_the_store_and_is_named_by_nothing_is_packed_anew() {
+    let rig = Rig::new(Limits::default()).await;
+    let (history, _, second) = two_commits();
+    let pack = pack_of(&history, rig.repo_id("a").await, PUSH);
+    // As a push may leave it whose outcome nobody learnt.
+    let key = StoreKey::pack(PackId(sha(&pack).parse::<ObjectId>().unwrap().0));
+    rig.store.overwrite(&key, pack.clone().into());
+    let upload = rig.upload("a", &pack).await;
+    let answer = rig.unpack("a", &[&upload], &second, json!({}), Some(PUSH)).await.map();
+    assert_eq!((&answer["ok"], rig.packs().len()), (&json!(true), 2), "{answer}");
     history.check_complete(&rig.fetch("a", &[&second], &[]).await.fetched());
 }
 

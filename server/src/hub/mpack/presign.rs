@@ -236,3 +236,41 @@ fn ranges(plan: &TransferPlan, group: &[u32], len: u64) -> Vec<(u64, u64)> {
 
 /// Rows of one chunk.
 const ROWS_AT_ONCE: usize = 2_048;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use reprise_engine::event::Codec;
+
+    use super::*;
+    use crate::hub::mpack::plan::Entry;
+
+    fn check(extents: &[(u64, u32)], len: u64, expected: &[(u64, u64)]) {
+        let entry = |(offset, stored_len): &(u64, u32)| Entry {
+            id: ObjectId([1; 32]),
+            offset: *offset,
+            stored_len: *stored_len,
+            real_len: *stored_len,
+            pack: 0,
+            kind: Kind::Blob,
+            codec: Codec::Raw,
+            whole: false,
+        };
+        let entries: Vec<Entry> = extents.iter().map(entry).collect();
+        let group: Vec<u32> = (0..).take(entries.len()).collect();
+        let plan = TransferPlan { packs: vec![PackId([2; 32])], entries, bases: HashMap::new() };
+        assert_eq!(ranges(&plan, &group, len), expected);
+    }
+
+    #[test]
+    fn near_entries_share_a_range_far_ones_do_not_and_a_mostly_wanted_pack_is_taken_whole() {
+        check(&[(128, 100)], 10_000, &[(128, 100)]);
+        check(&[(128, 100), (300, 100)], 10_000, &[(128, 272)]);
+        let far = 228 + GAP_BYTES_MAX;
+        check(&[(far, 9), (128, 100)], 1 << 30, &[(128, 109 + GAP_BYTES_MAX)]);
+        check(&[(far + 1, 9), (128, 100)], 1 << 30, &[(128, 100), (far + 1, 9)]);
+        check(&[(128, 6_000)], 10_000, &[(128, 6_000)]);
+        check(&[(128, 3_001), (5_000, 3_000)], 10_000, &[(0, 10_000)]);
+    }
+}
