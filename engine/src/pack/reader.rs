@@ -63,13 +63,18 @@ pub(super) fn base_location(of: &Location, base: &BaseLocation) -> Location {
 /// Reads header, footer and table (not the body) and checks their hashes.
 pub fn describe(store: &dyn ObjectStore, pack: PackId) -> Result<PackDescription> {
     let key = StoreKey::pack(pack);
-    let size = store.size(&key)?;
+    let (tail, size) = store.read_tail(&key, PACK_TAIL_BYTES)?;
     let (header_len, footer_len) = (HEADER_BYTES as u64, FOOTER_BYTES as u64);
     if size < header_len + footer_len {
         return Err(Error::corrupt(key.as_str(), size, "the file is too short for a pack"));
     }
-    let origin = decode_header(key.as_str(), &store.read(&key, 0, header_len)?)?;
-    let (footer, table) = read_table(store, &key, size)?;
+    // A small pack has come whole.
+    let header = match tail.len() as u64 == size {
+        true => tail.slice(..HEADER_BYTES),
+        false => store.read(&key, 0, header_len)?,
+    };
+    let origin = decode_header(key.as_str(), &header)?;
+    let (footer, table) = read_table(store, &key, &tail, size)?;
     let table_hash: [u8; 32] = Sha256::digest(&table).into();
     if table_hash != footer.table_hash {
         return Err(Error::corrupt(key.as_str(), footer.table_offset, "the table does not match its hash"));
@@ -79,10 +84,8 @@ pub fn describe(store: &dyn ObjectStore, pack: PackId) -> Result<PackDescription
     Ok(PackDescription { origin, stored })
 }
 
-/// One tail read; a second one if the table is longer than that.
-fn read_table(store: &dyn ObjectStore, key: &StoreKey, size: u64) -> Result<(Footer, Bytes)> {
-    let tail_len = size.min(PACK_TAIL_BYTES);
-    let tail = store.read(key, size - tail_len, tail_len)?;
+/// From the tail; with one more read if the table is longer than that.
+fn read_table(store: &dyn ObjectStore, key: &StoreKey, tail: &Bytes, size: u64) -> Result<(Footer, Bytes)> {
     let footer_at = tail.len() - FOOTER_BYTES;
     let footer = Footer::decode(key.as_str(), &tail[footer_at..], size)?;
     let table = match usize::try_from(footer.table_len()).ok().and_then(|len| footer_at.checked_sub(len)) {

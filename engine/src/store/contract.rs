@@ -20,6 +20,8 @@ pub fn check(store: &dyn ObjectStore) {
     a_read_beyond_the_end_is_corrupt(store);
     of_many_writers_of_a_key_one_is_told_that_it_is_new(store);
     keys_are_listed_in_order_and_deleted_quietly(store);
+    a_tail_comes_with_the_size(store);
+    of_many_creators_of_a_key_one_wins_and_the_others_read_what_he_put(store);
 }
 
 fn key(name: u8) -> StoreKey {
@@ -127,4 +129,31 @@ fn keys_are_listed_in_order_and_deleted_quietly(store: &dyn ObjectStore) {
     assert_eq!(put(store, 2, b"again"), Created::New);
     assert_eq!(&store.read(&key(2), 0, 5).unwrap()[..], b"again");
     assert!(!store.uri(&key(2)).is_empty());
+}
+
+fn a_tail_comes_with_the_size(store: &dyn ObjectStore) {
+    assert!(store.read_tail(&key(9), 4).unwrap_err().is_not_found());
+    for (len, tail) in [(0, &b""[..]), (3, b"efg"), (7, b"abcdefg"), (1 << 40, b"abcdefg")] {
+        let (bytes, size) = store.read_tail(&key(1), len).unwrap();
+        assert_eq!((&bytes[..], size), (tail, 7), "{len}");
+    }
+}
+
+fn of_many_creators_of_a_key_one_wins_and_the_others_read_what_he_put(store: &dyn ObjectStore) {
+    for round in 1..=5 {
+        let slot = StoreKey::slot(round);
+        let won: Vec<bool> = std::thread::scope(|scope| {
+            let create = |name: u8| store.create(&StoreKey::slot(round), &[name; 700]).unwrap();
+            let threads: Vec<_> = (0..8).map(|name| scope.spawn(move || create(name))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let winner = won.iter().position(|won| *won).unwrap() as u8;
+        assert_eq!(won.iter().filter(|won| **won).count(), 1);
+        assert_eq!(store.read_tail(&slot, 1 << 20).unwrap().0, vec![winner; 700]);
+        assert!(!store.create(&slot, &[winner; 700]).unwrap(), "the same bytes are not created twice");
+        store.delete(&slot).unwrap();
+        assert!(store.create(&slot, b"again").unwrap());
+    }
+    assert_eq!(store.sweep_staged().unwrap(), 0, "the losers left what they staged");
+    assert_eq!(store.list("log").unwrap(), (1..=5).map(StoreKey::slot).collect::<Vec<_>>());
 }

@@ -47,6 +47,17 @@ impl ObjectStore for CountedStore {
         Ok(bytes)
     }
 
+    fn read_tail(&self, key: &StoreKey, len: u64) -> Result<(Bytes, u64)> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let (bytes, size) = self.store.read_tail(key, len)?;
+        self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok((bytes, size))
+    }
+
+    fn create(&self, key: &StoreKey, bytes: &[u8]) -> Result<bool> {
+        self.store.create(key, bytes)
+    }
+
     fn size(&self, key: &StoreKey) -> Result<u64> {
         self.store.size(key)
     }

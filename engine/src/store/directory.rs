@@ -71,6 +71,13 @@ impl DirectoryStore {
         Ok(reader)
     }
 
+    fn stage_file(&self) -> Result<DirectoryStaged> {
+        self.inner.make_dir(STAGING)?;
+        let path = format!("{STAGING}/{}.part", hex::encode(random16(&*self.inner.random)?));
+        let file = Some(self.inner.disk.create_new(&path)?);
+        Ok(DirectoryStaged { inner: Arc::clone(&self.inner), file, path, buffer: Vec::new(), flushed: 0, done: false })
+    }
+
     fn walk(&self, path: &str, keys: &mut Vec<StoreKey>, depth: usize) -> Result<()> {
         for name in self.inner.disk.list(path)? {
             let child = if path.is_empty() { name } else { format!("{path}/{name}") };
@@ -87,18 +94,7 @@ impl DirectoryStore {
 
 impl ObjectStore for DirectoryStore {
     fn stage(&self) -> Result<Box<dyn Staged>> {
-        self.inner.make_dir(STAGING)?;
-        let path = format!("{STAGING}/{}.part", hex::encode(random16(&*self.inner.random)?));
-        let file = self.inner.disk.create_new(&path)?;
-        let buffer = Vec::new();
-        Ok(Box::new(DirectoryStaged {
-            inner: Arc::clone(&self.inner),
-            file: Some(file),
-            path,
-            buffer,
-            flushed: 0,
-            done: false,
-        }))
+        Ok(Box::new(self.stage_file()?))
     }
 
     fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Result<Bytes> {
@@ -110,8 +106,20 @@ impl ObjectStore for DirectoryStore {
         Ok(Bytes::from(bytes))
     }
 
+    fn read_tail(&self, key: &StoreKey, len: u64) -> Result<(Bytes, u64)> {
+        let size = self.size(key)?;
+        let len = len.min(size);
+        Ok((self.read(key, size - len, len)?, size))
+    }
+
     fn size(&self, key: &StoreKey) -> Result<u64> {
         self.reader(key).map(|reader| reader.len)
+    }
+
+    fn create(&self, key: &StoreKey, bytes: &[u8]) -> Result<bool> {
+        let mut staged = self.stage_file()?;
+        staged.write(bytes)?;
+        Ok(staged.put(key, &|_, _| Ok(false))? == Placed::New)
     }
 
     fn delete(&self, key: &StoreKey) -> Result<()> {
@@ -126,10 +134,9 @@ impl ObjectStore for DirectoryStore {
 
     fn list(&self, prefix: &str) -> Result<Vec<StoreKey>> {
         let mut keys = Vec::new();
-        if prefix.is_empty() {
-            self.walk(PACKS, &mut keys, 1)?;
-        } else {
-            self.walk(prefix, &mut keys, 1)?;
+        match prefix {
+            "" => [LOG, PACKS].iter().try_for_each(|top| self.walk(top, &mut keys, 1))?,
+            prefix => self.walk(prefix, &mut keys, 1)?,
         }
         keys.sort();
         Ok(keys)
@@ -209,21 +216,35 @@ impl Inner {
         Ok(())
     }
 
-    fn publish(&self, file: &dyn DiskFile, staged: &str, key: &StoreKey) -> Result<Created> {
+    /// Gives a synced file its key. `over`: whether it may take the place of what stands there.
+    fn publish(&self, file: &dyn DiskFile, staged: &str, key: &StoreKey, over: &Over<'_>) -> Result<Placed> {
         let dir = parent(key.as_str());
         let _commit = self.commit_lock();
-        let created = match self.disk.open(key.as_str()) {
-            Err(error) if error.is_not_found() => Created::New,
+        let placed = match self.disk.open(key.as_str()) {
+            Err(error) if error.is_not_found() => Placed::New,
             Err(error) => return Err(error),
-            Ok(present) if equal(&*present, file)? => Created::Existed,
-            Ok(_) => return Err(Error::corrupt(key.as_str(), 0, "other bytes stand under this key")),
+            Ok(present) if over(&*present, file)? => Placed::Over,
+            Ok(_) => return Ok(Placed::Not),
         };
         self.make_dir(dir)?;
-        // Also over equal bytes: the sync that should have made their name durable may have failed (F4).
         self.disk.rename(staged, key.as_str())?;
         self.disk.sync_dir(dir)?;
-        Ok(created)
+        Ok(placed)
     }
+}
+
+/// May the second file take the place of the first?
+type Over<'a> = dyn Fn(&dyn DiskFile, &dyn DiskFile) -> Result<bool> + 'a;
+
+/// What became of a staged file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Placed {
+    /// It has its key, which nobody had.
+    New,
+    /// It has its key, in the place of equal bytes.
+    Over,
+    /// Something else has the key.
+    Not,
 }
 
 struct DirectoryStaged {
@@ -238,6 +259,17 @@ struct DirectoryStaged {
 impl DirectoryStaged {
     fn file(&self) -> Result<&dyn DiskFile> {
         self.file.as_deref().ok_or_else(|| Error::invalid("the upload is over"))
+    }
+
+    fn put(&mut self, key: &StoreKey, over: &Over<'_>) -> Result<Placed> {
+        self.flush()?;
+        let file = self.file()?;
+        if !planted::is(PlantedBug::EventBeforePack) {
+            file.sync_data()?;
+        }
+        let placed = self.inner.publish(file, &self.path, key, over)?;
+        self.done = placed != Placed::Not;
+        Ok(placed)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -276,14 +308,12 @@ impl Staged for DirectoryStaged {
     }
 
     fn commit(mut self: Box<Self>, key: &StoreKey) -> Result<Created> {
-        self.flush()?;
-        let file = self.file()?;
-        if !planted::is(PlantedBug::EventBeforePack) {
-            file.sync_data()?;
+        // Also over equal bytes: the sync that should have made their name durable may have failed (F4).
+        match self.put(key, &equal)? {
+            Placed::New => Ok(Created::New),
+            Placed::Over => Ok(Created::Existed),
+            Placed::Not => Err(Error::corrupt(key.as_str(), 0, "other bytes stand under this key")),
         }
-        let created = self.inner.publish(file, &self.path, key)?;
-        self.done = true;
-        Ok(created)
     }
 }
 
@@ -336,6 +366,7 @@ const MARK: &str = "STORE";
 const MARK_NEW: &str = "STORE.new";
 /// No more of a mark is read.
 const MARK_BYTES_MAX: u64 = 256;
+const LOG: &str = "log";
 const PACKS: &str = "packs";
 /// Small writes are gathered up to this.
 const BUFFER_BYTES: usize = 256 << 10;

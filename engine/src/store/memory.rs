@@ -3,7 +3,7 @@
 //! Invariants: the same contract as every store (`contract`); nothing survives the process.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -53,8 +53,25 @@ impl ObjectStore for MemoryStore {
         Ok(bytes.slice(start..end))
     }
 
+    fn read_tail(&self, key: &StoreKey, len: u64) -> Result<(Bytes, u64)> {
+        let bytes = self.get(key)?;
+        let size = bytes.len() as u64;
+        let (start, end) = cut(key.as_str(), size - len.min(size), len.min(size), size)?;
+        Ok((bytes.slice(start..end), size))
+    }
+
     fn size(&self, key: &StoreKey) -> Result<u64> {
         self.get(key).map(|bytes| bytes.len() as u64)
+    }
+
+    fn create(&self, key: &StoreKey, bytes: &[u8]) -> Result<bool> {
+        match self.lock().entry(key.clone()) {
+            Entry::Occupied(_) => Ok(false),
+            Entry::Vacant(vacant) => {
+                vacant.insert(Bytes::copy_from_slice(bytes));
+                Ok(true)
+            }
+        }
     }
 
     fn delete(&self, key: &StoreKey) -> Result<()> {

@@ -9,7 +9,8 @@ use bytes::Bytes;
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    id::{LogId, PackId},
+    id::{LogId, PackId, Position},
+    log::header::segment_name,
 };
 
 #[cfg(test)]
@@ -27,6 +28,21 @@ impl StoreKey {
     pub fn pack(id: PackId) -> StoreKey {
         let hex = id.to_string();
         StoreKey(format!("packs/{}/{hex}.pack", &hex[..2]))
+    }
+
+    /// `log/seg-<first position, 20 digits>.log`: a sealed segment, the same file as in a log directory.
+    pub fn segment(first: Position) -> StoreKey {
+        StoreKey(format!("log/{}", segment_name(first)))
+    }
+
+    /// `log/slots/<ordinal, 20 digits>.slot`: one commit of a bucket log.
+    pub fn slot(ordinal: u64) -> StoreKey {
+        StoreKey(format!("log/slots/{ordinal:020}.slot"))
+    }
+
+    /// `STORE`: which log's packs these are.
+    pub fn mark() -> StoreKey {
+        StoreKey("STORE".to_owned())
     }
 
     /// The key as text.
@@ -56,8 +72,15 @@ pub trait ObjectStore: Send + Sync {
     fn stage(&self) -> Result<Box<dyn Staged>>;
     /// Reads `len` bytes at `offset`; `NotFound` without the key, `Corrupt` when the object is shorter.
     fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Result<Bytes>;
+    /// The last `len` bytes (all, if there are fewer) and the size, in one request; `NotFound` without the key.
+    fn read_tail(&self, key: &StoreKey, len: u64) -> Result<(Bytes, u64)>;
     /// Size in bytes; `NotFound` without the key.
     fn size(&self, key: &StoreKey) -> Result<u64>;
+    /// Puts a small object under a key that nobody has: true once the bytes are durable there. False: something stands
+    /// there, perhaps these very bytes from an earlier try whose answer was lost; the caller reads it.
+    ///
+    /// Errors: after any error nobody knows whether the bytes are there, or will be.
+    fn create(&self, key: &StoreKey, bytes: &[u8]) -> Result<bool>;
     /// Removes a key; fine if it is not there.
     fn delete(&self, key: &StoreKey) -> Result<()>;
     /// All keys under a prefix of whole parts, sorted. For maintenance only.
