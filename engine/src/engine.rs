@@ -6,14 +6,18 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    archive::Archiver,
     clock::{Clock, Random},
     disk::Disk,
-    error::Result,
+    error::{Error, ErrorKind, Result},
     event::{Event, EventBody},
     id::{ChainHash, LogId, ObjectId, Position, PushId, RepoId},
     limits::{PROPOSAL_BYTES_MAX, SEGMENT_BYTES_DEFAULT},
-    log::{drive::Drive, published::Published},
-    recover,
+    log::{
+        drive::{Drive, Driven},
+        published::Published,
+    },
+    mirror, recover,
     store::ObjectStore,
     writer::WriterCore,
 };
@@ -41,7 +45,9 @@ pub struct Parts {
 pub struct Options {
     /// Who we are, written into the lock for whoever is refused (pid, address).
     pub holder: String,
-    /// A segment is sealed once it passes this many bytes.
+    /// Where the log is.
+    pub log: LogKind,
+    /// A segment of a local log is sealed once it passes this many bytes.
     pub segment_bytes: u64,
     /// Bytes that proposals waiting for the writer may hold together.
     pub queue_bytes_max: u64,
@@ -54,11 +60,36 @@ impl Options {
     pub fn new(holder: impl Into<String>) -> Options {
         Options {
             holder: holder.into(),
+            log: LogKind::Local,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             queue_bytes_max: PROPOSAL_BYTES_MAX,
             driver: Driver::Threads,
         }
     }
+}
+
+/// Where the log is, and who may write it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogKind {
+    /// In segment files of the data directory; this process alone writes it.
+    Local,
+    /// In the object store; any number of servers write it. The data directory holds a copy that may be lost. The rule counts
+    /// for the server that makes the log; the others follow what the bucket says.
+    Bucket(SegmentRule),
+}
+
+/// Where the segments of a bucket log end: the same on all servers, since each of them makes the same files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentRule {
+    /// A segment is sealed once it passes this many bytes,
+    pub bytes: u64,
+    /// or has this many slots.
+    pub slots: u64,
+}
+
+impl SegmentRule {
+    /// 8 MiB or 1,024 slots.
+    pub const DEFAULT: SegmentRule = SegmentRule { bytes: 8 << 20, slots: 1_024 };
 }
 
 /// Who steps the writer.
@@ -168,6 +199,8 @@ pub enum Reason {
     Full,
     /// The log is read-only: damaged in the middle, or a sync failed earlier.
     ReadOnly(String),
+    /// The bucket could not be asked or did not answer: nothing was decided; come back.
+    Unavailable(String),
     /// The engine is shutting down.
     Closed,
 }
@@ -275,7 +308,13 @@ impl Engine {
     /// if the log cannot be read at all (a foreign log, no first segment); damage in the middle is not an error but a
     /// read-only engine, see [`Tail`]; `Full` or `Unavailable` if what was found could not be made durable.
     pub fn open(parts: Parts, options: Options) -> Result<(Engine, OpenReport)> {
-        let opened = recover::open(&parts, &options)?;
+        let (opened, bucket) = match options.log {
+            LogKind::Local => (recover::open(&parts, &options)?, None),
+            LogKind::Bucket(rule) => {
+                let (opened, bucket) = mirror::open(&parts, &options.holder, rule)?;
+                (opened, Some(bucket))
+            }
+        };
         let report = &opened.report;
         parts.store.claim(report.log, report.durable.position == Position::ZERO && opened.read_only.is_none())?;
         let last_positions = opened.handover.state.repos.iter().map(|(repo, state)| (*repo, state.last)).collect();
@@ -288,9 +327,30 @@ impl Engine {
             None => WriterCore::new(opened.handover, options.segment_bytes),
             Some(why) => WriterCore::read_only(opened.handover, why),
         };
-        let drive = Arc::new(Drive::new(parts, &options, log, published, (core, opened.files, opened.lock))?);
+        let driven = Driven { core, files: opened.files, lock: opened.lock, bucket };
+        let drive = Arc::new(Drive::new(parts, &options, log, published, driven)?);
         drive.start_writer()?;
-        Ok((Engine { inner: Arc::new(Inner { drive }) }, opened.report))
+        let engine = Engine { inner: Arc::new(Inner { drive }) };
+        // What the bucket holds beyond its sealed segments.
+        engine.look_and_wait()?;
+        let durable = engine.durable();
+        Ok((engine, OpenReport { durable, ..opened.report }))
+    }
+
+    /// Asks where the log ends. `reply` gets a position at or before which everything stands that was acknowledged, by any
+    /// server, before this call, and that followers of this engine see. It must not block. A local log answers at once.
+    ///
+    /// Errors: `Unavailable` if the bucket was not reached, `Busy`, `Full`, or `Poisoned` for a damaged log.
+    pub fn look(&self, reply: Box<dyn FnOnce(Result<Position>) + Send>) {
+        self.inner.drive.look(reply);
+    }
+
+    /// Looks and waits. For threads; async callers use [`Engine::look`] with a channel.
+    pub fn look_and_wait(&self) -> Result<Position> {
+        let (seen, wait) = crossbeam_channel::bounded(1);
+        // The receiver lives on this stack: sending cannot fail before it has an answer.
+        self.look(Box::new(move |looked| drop(seen.send(looked))));
+        wait.recv().unwrap_or_else(|_| Err(Error::new(ErrorKind::Poisoned, "the writer died")))
     }
 
     /// Queues a proposal; `reply` is called once, by whoever drives the writer, when its outcome is known. It must not
@@ -341,6 +401,21 @@ impl Engine {
     /// All zeros at position 0.
     pub fn chain_at(&self, position: Position) -> Result<Option<ChainHash>> {
         follow::chain_at(&self.inner.drive, position)
+    }
+
+    /// Brings sealed segments into the object store. Make one per engine.
+    pub fn archiver(&self) -> Result<Archiver> {
+        Archiver::new(self.inner.drive.clone())
+    }
+
+    /// Up to where the object store has the log in sealed segments, as the archiver has seen it.
+    pub fn archived(&self) -> Position {
+        self.inner.drive.published.look().archived
+    }
+
+    /// Ends the active segment of a local log, if there is anything in it, so that it can be archived.
+    pub fn roll(&self) {
+        self.inner.drive.roll();
     }
 
     /// The log's name.

@@ -4,6 +4,7 @@
 //! No HTTP, no SQL, no read models. Follow one push: [`pack`] makes the file, [`store`] keeps it, [`engine`] appends
 //! the event.
 
+pub mod archive;
 pub mod clock;
 mod decide;
 pub mod disk;
@@ -15,6 +16,7 @@ mod follow;
 pub mod id;
 pub mod limits;
 mod log;
+mod mirror;
 pub mod object;
 pub mod pack;
 pub mod planted;

@@ -92,7 +92,7 @@ pub(crate) fn open(parts: &Parts, options: &Options) -> Result<Opened> {
 
 /// Takes the directory's lock. Whoever opens at the same moment may make the directory anew while it is still empty
 /// ([`crate::disk::make_dir`]): then it is gone for a moment, and whose file is in it first has it.
-fn lock(disk: &dyn Disk, holder: &str) -> Result<Box<dyn DiskLock>> {
+pub(crate) fn lock(disk: &dyn Disk, holder: &str) -> Result<Box<dyn DiskLock>> {
     for _ in 0..REMADE_MAX {
         files::make_dir(disk, LOG_DIR)?;
         match disk.lock(LOCK, holder) {
@@ -133,7 +133,7 @@ impl Opening<'_> {
             let message = format!("the anchor belongs to log {}, the segments to {log}", anchor.log);
             return Err(Error::corrupt(LOG_DIR, 0, message));
         }
-        let (after, mut fold) = self.checkpointed(&mut found)?;
+        let (after, mut fold) = checkpointed(&*self.parts.disk, &mut found, &mut self.bytes_read)?;
         let stopped = self.refold_unsealed(&mut found, after, &mut fold)?;
         let last = &found.segments[found.segments.len() - 1];
         if let Some(damage) = found.damage.take() {
@@ -144,38 +144,6 @@ impl Opening<'_> {
             return self.damaged(found.segments, fold, damage, lock);
         }
         self.judge_last(found.segments, fold, anchor, lock)
-    }
-
-    /// The newest decision state that a footer of the prefix holds, with the push ids of the window before it. The fold
-    /// then stands at the end of the returned segments' last sealed one.
-    fn checkpointed(&mut self, found: &mut Survey) -> Result<(usize, Fold)> {
-        let mut base = (0, Fold::empty());
-        for (at, segment) in found.segments.iter().enumerate().rev() {
-            match Fold::load(&*self.parts.disk, segment, &mut self.bytes_read)? {
-                Some(fold) => {
-                    base = (at + 1, fold);
-                    break;
-                }
-                None if segment.trailer.is_some() => {
-                    tracing::warn!(file = &*segment.path, "the checkpoint in a segment's footer is damaged: refolding");
-                }
-                None => {}
-            }
-        }
-        let (after, fold) = &mut base;
-        for (at, segment) in found.segments[..*after].iter().enumerate() {
-            let end = segment.trailer.as_ref().map(|trailer| trailer.last.next());
-            // Without a trailer the segment ends where the next one begins; the last of these has one.
-            let Some(end) = end.or(found.segments.get(at + 1).map(|next| next.header.first)) else { continue };
-            let in_window = end.0 + PUSH_ID_WINDOW > fold.durable.position.0;
-            if in_window
-                && let Some((offset, why)) =
-                    refold::load_pushes(&*self.parts.disk, segment, end, &mut fold.pushes, &mut self.bytes_read)?
-            {
-                found.damage.get_or_insert(Damage::new(&*segment.path, offset, why));
-            }
-        }
-        Ok(base)
     }
 
     /// Folds the segments between the checkpoint and the last one. One that does not reach its successor ends the prefix.
@@ -342,6 +310,7 @@ impl Opening<'_> {
         let header = active.header;
         let active_segment = Active {
             first: header.first,
+            sequence: header.sequence,
             salt: header.salt,
             capacity: header.capacity,
             end: active.end,
@@ -376,6 +345,36 @@ impl Opening<'_> {
     }
 }
 
+/// The newest decision state that a footer of the prefix holds, with the push ids of the window before it. The fold
+/// then stands at the end of the returned segments' last sealed one.
+pub(crate) fn checkpointed(disk: &dyn Disk, found: &mut Survey, bytes_read: &mut u64) -> Result<(usize, Fold)> {
+    let mut base = (0, Fold::empty());
+    for (at, segment) in found.segments.iter().enumerate().rev() {
+        match Fold::load(disk, segment, bytes_read)? {
+            Some(fold) => {
+                base = (at + 1, fold);
+                break;
+            }
+            None if segment.trailer.is_some() => {
+                tracing::warn!(file = &*segment.path, "the checkpoint in a segment's footer is damaged: refolding");
+            }
+            None => {}
+        }
+    }
+    let (after, fold) = &mut base;
+    for (at, segment) in found.segments[..*after].iter().enumerate() {
+        let end = segment.trailer.as_ref().map(|trailer| trailer.last.next());
+        // Without a trailer the segment ends where the next one begins; the last of these has one.
+        let Some(end) = end.or(found.segments.get(at + 1).map(|next| next.header.first)) else { continue };
+        let in_window = end.0 + PUSH_ID_WINDOW > fold.durable.position.0;
+        if in_window && let Some((offset, why)) = refold::load_pushes(disk, segment, end, &mut fold.pushes, bytes_read)?
+        {
+            found.damage.get_or_insert(Damage::new(&*segment.path, offset, why));
+        }
+    }
+    Ok(base)
+}
+
 /// Writes the footer of the segment that the moved group stood in, over its old place.
 fn seal_last(last: &Found, file: &dyn DiskFile, fold: &mut Fold) -> Result<Segment> {
     let bytes = footer(last.header.log, &fold.active(last), fold.segment_end(), &fold.state, &fold.pushes);
@@ -403,7 +402,7 @@ fn not_reached(segment: &Found, next: Option<&Found>, fold: &Fold, walked: &Walk
 }
 
 /// The segments as readers see them; the last one ends where the fold stands.
-fn shown(segments: &[Found], fold: &Fold) -> Vec<Segment> {
+pub(crate) fn shown(segments: &[Found], fold: &Fold) -> Vec<Segment> {
     let of = |(at, found): (usize, &Found)| {
         let mut segment = Segment::empty(found.header.clone());
         segment.bytes = found.len;
@@ -437,7 +436,7 @@ fn beginning_at(log: LogId, fold: &Fold, capacity: u64) -> Beginning {
     }
 }
 
-fn handover(log: LogId, fold: Fold, active: Active, segments: usize) -> Handover {
+pub(crate) fn handover(log: LogId, fold: Fold, active: Active, segments: usize) -> Handover {
     Handover {
         log,
         state: fold.state,
@@ -447,6 +446,7 @@ fn handover(log: LogId, fold: Fold, active: Active, segments: usize) -> Handover
         time_ms: fold.time_ms,
         active,
         segments: segments as u64,
+        shared: None,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 
+pub(crate) mod bytes;
 pub mod real;
 pub mod sim;
 

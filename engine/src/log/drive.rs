@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::{
     anchor::Anchor,
+    bucket::{BucketLog, Committed},
     files::{self, LogFiles, make_spare},
     published::Published,
 };
@@ -27,13 +28,15 @@ use crate::{
     engine::{Driver, Options, Outcome, Parts, Proposal, ReadOnly, Reason},
     error::{Error, ErrorKind, Result},
     event::EventBody,
-    id::LogId,
+    id::{ChainHash, LogId, Position},
     limits::WRITER_QUEUE_MAX,
-    writer::{Input, Io, Output, Ticket, WriterCore},
+    writer::{Input, Io, Output, Tail, Ticket, WriterCore},
 };
 
 /// Called once with what became of a proposal.
 pub(crate) type Reply = Box<dyn FnOnce(Outcome) + Send>;
+/// Called once with the end of the log, or with why it is not known.
+pub(crate) type LookReply = Box<dyn FnOnce(Result<Position>) + Send>;
 
 /// The queue, the writer and what they share with readers.
 pub(crate) struct Drive {
@@ -41,6 +44,8 @@ pub(crate) struct Drive {
     pub(crate) published: Published,
     pub(crate) log: LogId,
     driver: Driver,
+    /// Other servers write this log too.
+    shared: bool,
     queue_bytes_max: u64,
     queue_in: Sender<Queued>,
     queue_out: Receiver<Queued>,
@@ -52,18 +57,35 @@ pub(crate) struct Drive {
     inline: Mutex<Option<ThreadId>>,
 }
 
-struct Queued {
-    proposal: Proposal,
-    bytes: u64,
-    reply: Reply,
+/// What waits for the writer.
+enum Queued {
+    Proposal { proposal: Proposal, bytes: u64, reply: Reply },
+    Look(LookReply),
+}
+
+/// Who is to be told what, once the writer was let go.
+enum Answer {
+    Outcome(Reply, Outcome),
+    Look(LookReply, Result<Position>),
+}
+
+/// What a driver drives.
+pub(crate) struct Driven {
+    pub(crate) core: WriterCore,
+    pub(crate) files: LogFiles,
+    pub(crate) lock: Box<dyn DiskLock>,
+    /// The bucket's side of a bucket log.
+    pub(crate) bucket: Option<BucketLog>,
 }
 
 /// The state machine with its files, held by one driver at a time.
 struct Writer {
     core: WriterCore,
     files: LogFiles,
+    bucket: Option<BucketLog>,
     helper: Option<Helper>,
     replies: BTreeMap<Ticket, Reply>,
+    looks: BTreeMap<Ticket, LookReply>,
     next_ticket: Ticket,
     lock: Option<Box<dyn DiskLock>>,
     stopped: Option<bool>,
@@ -83,20 +105,31 @@ impl Drive {
         options: &Options,
         log: LogId,
         published: Published,
-        (core, files, lock): (WriterCore, LogFiles, Box<dyn DiskLock>),
+        driven: Driven,
     ) -> Result<Drive> {
         let helper = match options.driver {
             Driver::Threads => Some(Helper::start(parts.disk.clone())?),
             Driver::Inline => None,
         };
         let (queue_in, queue_out) = bounded(WRITER_QUEUE_MAX);
-        let replies = BTreeMap::new();
-        let writer = Writer { core, files, helper, replies, next_ticket: 0, lock: Some(lock), stopped: None };
+        let shared = driven.bucket.is_some();
+        let writer = Writer {
+            core: driven.core,
+            files: driven.files,
+            bucket: driven.bucket,
+            helper,
+            replies: BTreeMap::new(),
+            looks: BTreeMap::new(),
+            next_ticket: 0,
+            lock: Some(driven.lock),
+            stopped: None,
+        };
         Ok(Drive {
             parts,
             published,
             log,
             driver: options.driver,
+            shared,
             queue_bytes_max: options.queue_bytes_max,
             queue_in,
             queue_out,
@@ -126,11 +159,34 @@ impl Drive {
 
     /// Queues a proposal and sees to it that somebody drives.
     pub(crate) fn propose(&self, proposal: Proposal, reply: Reply) {
-        if !self.enqueue(proposal, reply) {
-            return;
+        if self.enqueue(proposal, reply) {
+            self.drive_soon();
         }
+    }
+
+    /// Calls back with a position at or before which everything stands that was acknowledged, by any server, before this call;
+    /// it is published then.
+    pub(crate) fn look(&self, reply: LookReply) {
+        if !self.shared {
+            return reply(Ok(self.published.look().durable.position));
+        }
+        if self.closed.load(Ordering::SeqCst) {
+            return reply(Err(refused_look(&Reason::Closed)));
+        }
+        match self.queue_in.try_send(Queued::Look(reply)) {
+            Ok(()) => self.drive_soon(),
+            Err(TrySendError::Full(queued) | TrySendError::Disconnected(queued)) => {
+                if let Queued::Look(reply) = queued {
+                    reply(Err(refused_look(&Reason::Busy(BUSY))));
+                }
+            }
+        }
+    }
+
+    /// Sees to it that what was queued is taken up.
+    fn drive_soon(&self) {
         match self.driver {
-            // A shutdown that did not see this proposal has closed before it was queued: nobody else will answer it.
+            // A shutdown that did not see what was queued has closed before: nobody else will answer it.
             Driver::Threads if self.closed.load(Ordering::SeqCst) => while self.turn_as_thread() {},
             Driver::Threads => self.wake(),
             Driver::Inline => self.turns_inline(),
@@ -153,6 +209,20 @@ impl Drive {
         answered.recv().unwrap_or(Outcome::Unknown(push))
     }
 
+    /// Other servers write this log too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Seals the active segment, if there is anything in it.
+    pub(crate) fn roll(&self) {
+        if let Ok(mut writer) = self.writer.lock() {
+            let answers = self.run(&mut writer, [Input::Roll]);
+            drop(writer);
+            answer(answers);
+        }
+    }
+
     /// Finishes what is queued, writes the mark and the anchor, lets the directory go.
     pub(crate) fn shutdown(&self) -> Result<()> {
         self.closed.store(true, Ordering::SeqCst);
@@ -166,13 +236,13 @@ impl Drive {
         if writer.stopped.is_some() && writer.lock.is_none() {
             return Ok(());
         }
-        let replies = self.run(&mut writer, Input::Shutdown);
+        let answers = self.run(&mut writer, [Input::Shutdown]);
         let marked = writer.stopped == Some(true);
         writer.end_helper();
         let anchored = if marked { self.write_anchor() } else { Ok(()) };
         writer.lock = None;
         drop(writer);
-        answer(replies);
+        answer(answers);
         self.published.close();
         self.end_thread();
         anchored
@@ -223,11 +293,13 @@ impl Drive {
             reply(Outcome::NotDone(Reason::Busy(BUSY)));
             return false;
         }
-        match self.queue_in.try_send(Queued { proposal, bytes, reply }) {
+        match self.queue_in.try_send(Queued::Proposal { proposal, bytes, reply }) {
             Ok(()) => true,
             Err(TrySendError::Full(queued) | TrySendError::Disconnected(queued)) => {
                 self.queue_bytes.fetch_sub(bytes, Ordering::SeqCst);
-                (queued.reply)(Outcome::NotDone(Reason::Busy(BUSY)));
+                if let Queued::Proposal { reply, .. } = queued {
+                    reply(Outcome::NotDone(Reason::Busy(BUSY)));
+                }
                 false
             }
         }
@@ -267,45 +339,53 @@ impl Drive {
     }
 
     fn turn(&self, mut writer: MutexGuard<'_, Writer>) {
-        let mut batch = Vec::new();
-        let mut bytes = 0;
+        let (mut batch, mut looks, mut bytes) = (Vec::new(), Vec::new(), 0);
         while bytes < TURN_BYTES
             && let Ok(queued) = self.queue_out.try_recv()
         {
-            bytes += queued.bytes;
-            batch.push((writer.ticket(queued.reply), queued.proposal));
+            match queued {
+                Queued::Proposal { proposal, bytes: more, reply } => {
+                    bytes += more;
+                    batch.push((writer.ticket(reply), proposal));
+                }
+                Queued::Look(reply) => looks.push(writer.look_ticket(reply)),
+            }
         }
-        if batch.is_empty() {
+        if batch.is_empty() && looks.is_empty() {
             return;
         }
         self.queue_bytes.fetch_sub(bytes, Ordering::SeqCst);
-        let replies = self.run(&mut writer, Input::Proposals(batch, self.parts.clock.now_ms()));
+        // Proposals first: a group that is written answers the looks as well.
+        let proposals = (!batch.is_empty()).then(|| Input::Proposals(batch, self.parts.clock.now_ms()));
+        let looks = (!looks.is_empty()).then_some(Input::Looks(looks));
+        let answers = self.run(&mut writer, proposals.into_iter().chain(looks));
         drop(writer);
-        answer(replies);
+        answer(answers);
     }
 
     /// Steps the writer until it wants nothing more.
-    fn run(&self, writer: &mut Writer, input: Input) -> Vec<(Reply, Outcome)> {
-        let mut replies = Vec::new();
+    fn run(&self, writer: &mut Writer, asked: impl IntoIterator<Item = Input>) -> Vec<Answer> {
         if writer.stopped.is_some() {
-            if let Input::Proposals(batch, _) = input {
-                let closed = batch.into_iter().filter_map(|(ticket, _)| writer.replies.remove(&ticket));
-                replies.extend(closed.map(|reply| (reply, Outcome::NotDone(Reason::Closed))));
-            }
-            return replies;
+            return writer.refuse_all();
         }
+        let mut answers = Vec::new();
         let mut inputs = VecDeque::new();
         // Readers do not hold the writer: what one of them met is heard here, before anything else is decided.
         if let Some(ReadOnly::Damaged(why)) = &self.published.look().read_only {
             inputs.push_back(Input::Damaged(why.clone()));
         }
         inputs.extend(writer.made(&self.parts, false));
-        inputs.push_back(input);
+        inputs.extend(asked);
         while let Some(input) = inputs.pop_front() {
             for output in writer.core.step(input) {
                 match output {
                     Output::Reply(ticket, outcome) => {
-                        replies.extend(writer.replies.remove(&ticket).map(|reply| (reply, outcome)));
+                        let reply = writer.replies.remove(&ticket);
+                        answers.extend(reply.map(|reply| Answer::Outcome(reply, outcome)));
+                    }
+                    Output::ReplyLook(ticket, seen) => {
+                        let seen = seen.map_err(|reason| refused_look(&reason));
+                        answers.extend(writer.looks.remove(&ticket).map(|reply| Answer::Look(reply, seen)));
                     }
                     output => inputs.extend(self.perform(writer, output)),
                 }
@@ -314,13 +394,15 @@ impl Drive {
                 inputs.extend(writer.made(&self.parts, true));
             }
         }
-        replies
+        answers
     }
 
     /// Does one thing that the writer wants; what came of it.
     fn perform(&self, writer: &mut Writer, output: Output) -> Option<Input> {
         match output {
-            Output::Append { offset, bytes } => Some(Input::Appended(writer.files.append(offset, &bytes))),
+            Output::Append { offset, bytes, tail, chain } => Some(writer.append(offset, &bytes, &tail, chain)),
+            Output::Adopt { offset, bytes } => Some(Input::Appended(writer.files.append(offset, &bytes))),
+            Output::Look(tail) => writer.look(&tail, &self.published),
             Output::Prepare { capacity } => writer.prepare(&self.parts, capacity),
             Output::Activate(header) => {
                 let io = writer.files.activate(&header);
@@ -348,14 +430,20 @@ impl Drive {
                 writer.stopped = Some(marked);
                 None
             }
-            Output::Reply(..) => None,
+            Output::Reply(..) | Output::ReplyLook(..) => None,
         }
     }
 
     fn refuse_queue(&self) {
+        let dead = Reason::ReadOnly("the writer died".to_owned());
         while let Ok(queued) = self.queue_out.try_recv() {
-            self.queue_bytes.fetch_sub(queued.bytes, Ordering::SeqCst);
-            (queued.reply)(Outcome::NotDone(Reason::ReadOnly("the writer died".to_owned())));
+            match queued {
+                Queued::Proposal { bytes, reply, .. } => {
+                    self.queue_bytes.fetch_sub(bytes, Ordering::SeqCst);
+                    reply(Outcome::NotDone(dead.clone()));
+                }
+                Queued::Look(reply) => reply(Err(refused_look(&dead))),
+            }
         }
     }
 }
@@ -365,6 +453,35 @@ impl Writer {
         self.next_ticket += 1;
         self.replies.insert(self.next_ticket, reply);
         self.next_ticket
+    }
+
+    fn look_ticket(&mut self, reply: LookReply) -> Ticket {
+        self.next_ticket += 1;
+        self.looks.insert(self.next_ticket, reply);
+        self.next_ticket
+    }
+
+    /// Everybody who waits, told that the engine is closed.
+    fn refuse_all(&mut self) -> Vec<Answer> {
+        let closed = |reply| Answer::Outcome(reply, Outcome::NotDone(Reason::Closed));
+        let unseen = |reply| Answer::Look(reply, Err(refused_look(&Reason::Closed)));
+        let replies = std::mem::take(&mut self.replies).into_values().map(closed);
+        replies.chain(std::mem::take(&mut self.looks).into_values().map(unseen)).collect()
+    }
+
+    /// Writes a group: to the bucket first, if the log lives there, and then to the local copy.
+    fn append(&mut self, offset: u64, bytes: &[u8], tail: &Tail, chain: ChainHash) -> Input {
+        match self.bucket.as_mut().map(|bucket| bucket.commit(tail, bytes, chain)) {
+            None | Some(Committed::Done) => Input::Appended(self.files.append(offset, bytes)),
+            Some(Committed::Taken) => Input::Taken,
+            Some(Committed::Unsure(why)) => Input::Unsure(why),
+        }
+    }
+
+    fn look(&mut self, tail: &Tail, published: &Published) -> Option<Input> {
+        let looked = self.bucket.as_mut()?.look(tail);
+        let looked = looked.inspect_err(|error| published.met_damage(error));
+        Some(Input::Looked(looked.map_err(|error| Reason::Unavailable(error.to_string()))))
     }
 
     /// Has a spare made: by the helper, or at once if there is none.
@@ -428,8 +545,25 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
     builder.spawn(run).map_err(|error| Error::io("start a thread", name, error))
 }
 
-fn answer(replies: Vec<(Reply, Outcome)>) {
-    replies.into_iter().for_each(|(reply, outcome)| reply(outcome));
+fn answer(answers: Vec<Answer>) {
+    for answer in answers {
+        match answer {
+            Answer::Outcome(reply, outcome) => reply(outcome),
+            Answer::Look(reply, seen) => reply(seen),
+        }
+    }
+}
+
+/// Why the end of a bucket log is not known.
+fn refused_look(reason: &Reason) -> Error {
+    let (kind, text) = match reason {
+        Reason::Unavailable(why) => (ErrorKind::Unavailable, format!("the bucket was not reached: {why}")),
+        Reason::ReadOnly(why) => (ErrorKind::Poisoned, why.clone()),
+        Reason::Busy(after) => (ErrorKind::Busy(*after), "too many wait for the log".to_owned()),
+        Reason::Full => (ErrorKind::Full, "no room for the local copy of the log".to_owned()),
+        _ => (ErrorKind::Unavailable, "the engine is closed".to_owned()),
+    };
+    Error::new(kind, text)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -249,7 +249,7 @@ pub(crate) const LOCK: &str = "log/LOCK";
 pub(crate) const SPARE: &str = "log/spare";
 /// What was cut from torn tails.
 pub(crate) const TORN: &str = "log/torn";
-/// A position through which the log was once durable.
+/// Where the log was durable once; a directory without one is a copy of a bucket's log, or new.
 pub(crate) const ANCHOR: &str = "log/anchor";
 const ANCHOR_NEW: &str = "log/anchor.new";
 /// Zeros are written in pieces of this size.

@@ -6,6 +6,7 @@
 //! whose last group was first copied, durably, into the next one.
 
 pub(crate) mod anchor;
+pub(crate) mod bucket;
 pub(crate) mod drive;
 pub(crate) mod fields;
 pub(crate) mod files;
@@ -18,6 +19,7 @@ pub(crate) mod refold;
 pub(crate) mod repair;
 pub(crate) mod scan;
 pub(crate) mod segment;
+pub(crate) mod slot;
 pub(crate) mod state_codec;
 pub(crate) mod survey;
 

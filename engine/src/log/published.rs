@@ -37,6 +37,8 @@ pub(crate) struct Shown {
     pub(crate) closed: bool,
     /// Why nothing may be written, if so.
     pub(crate) read_only: Option<ReadOnly>,
+    /// The object store has the log in sealed segments up to here.
+    pub(crate) archived: Position,
     ring: VecDeque<(u64, Group)>,
     ring_bytes: u64,
     last_positions: BTreeMap<RepoId, Position>,
@@ -81,7 +83,16 @@ impl Published {
         last_positions: BTreeMap<RepoId, Position>,
     ) -> Published {
         let (ring, ring_bytes) = (VecDeque::new(), 0);
-        let shown = Shown { durable, segments, closed: false, read_only: None, ring, ring_bytes, last_positions };
+        let shown = Shown {
+            durable,
+            segments,
+            closed: false,
+            read_only: None,
+            archived: Position::ZERO,
+            ring,
+            ring_bytes,
+            last_positions,
+        };
         Published { state: Mutex::new(shown), changed: Condvar::new() }
     }
 
@@ -135,6 +146,11 @@ impl Published {
             tracing::error!(%error, "the log is damaged: read-only from now on");
             shown.read_only = Some(ReadOnly::Damaged(error.to_string()));
         }
+    }
+
+    /// The object store has the log up to `position`.
+    pub(crate) fn archived(&self, position: Position) {
+        self.look().archived = position;
     }
 
     /// No group will come any more.

@@ -102,6 +102,7 @@ impl Fold {
     pub(crate) fn active(&self, found: &Found) -> Active {
         Active {
             first: found.header.first,
+            sequence: found.header.sequence,
             salt: found.header.salt,
             capacity: found.header.capacity,
             end: self.end,

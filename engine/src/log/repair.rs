@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{
     fields::size,
     files::{self, SPARE, make_spare, segment_path, sync, sync_log_dir},
-    frame::{self, CONTINUES, Draft, MARK, Salt},
+    frame::{self, Draft, MARK, Salt},
     header::{BLOCK_LEN, SegmentHeader},
     scan::RawGroup,
 };
@@ -63,7 +63,7 @@ pub(crate) fn new_segment(
     let mut next = header.first;
     if let Some(group) = group {
         assert_eq!((group.first, group.sequence), (header.first, header.sequence), "the group begins the segment");
-        chain = again(&mut bytes, &header.salt, group, chain);
+        chain = group.frames(&mut bytes, &header.salt, chain);
         if chain != group.chain {
             return Err(Error::corrupt(&*group.file, group.offset, "the group written again has another chain"));
         }
@@ -71,11 +71,7 @@ pub(crate) fn new_segment(
     }
     let group_end = bytes.len() as u64;
     let time_ms = beginning.time_ms;
-    let file = make_spare(disk, header.capacity)?;
-    write_all_at(&*file, &bytes, 0)?;
-    sync(&*file)?;
-    disk.rename(SPARE, &segment_path(&header))?;
-    sync_log_dir(disk)?;
+    let file = named(disk, &header, &bytes)?;
 
     let mut mark = Vec::new();
     let draft = Draft { flags: MARK, count: 0, first: next, sequence, time_ms, previous: chain };
@@ -83,6 +79,16 @@ pub(crate) fn new_segment(
     write_all_at(&*file, &mark, group_end)?;
     sync(&*file)?;
     Ok(Made { end: group_end + mark.len() as u64, header, file, group_end })
+}
+
+/// Makes the file of a segment that begins with `bytes`, durable under its name when this returns.
+pub(crate) fn named(disk: &dyn Disk, header: &SegmentHeader, bytes: &[u8]) -> Result<Arc<dyn DiskFile>> {
+    let file = make_spare(disk, header.capacity)?;
+    write_all_at(&*file, bytes, 0)?;
+    sync(&*file)?;
+    disk.rename(SPARE, &segment_path(header))?;
+    sync_log_dir(disk)?;
+    Ok(file)
 }
 
 /// Writes a mark again where it stands, and syncs it: the sync of the process that wrote it may have failed, and what
@@ -104,19 +110,6 @@ pub(crate) fn seal(file: &dyn DiskFile, offset: u64, footer: &[u8]) -> Result<()
         Io::Full => Err(Error::new(ErrorKind::Full, format!("no room to seal {}", file.path()))),
         Io::Lost(why) => Err(Error::new(ErrorKind::Unavailable, why)),
     }
-}
-
-/// Appends the frames of a group again, with another segment's salt.
-pub(crate) fn again(bytes: &mut Vec<u8>, salt: &Salt, group: &RawGroup, mut chain: ChainHash) -> ChainHash {
-    let mut first = group.first;
-    for (at, body) in group.bodies.iter().enumerate() {
-        let flags = if at + 1 == group.bodies.len() { 0 } else { CONTINUES };
-        let (count, sequence, time_ms) = (body.count, group.sequence, group.time_ms);
-        let draft = Draft { flags, count, first, sequence, time_ms, previous: chain };
-        chain = frame::append(bytes, salt, &draft, &body.bytes);
-        first = Position(first.0 + u64::from(body.count));
-    }
-    chain
 }
 
 const _: () = assert!(BLOCK_LEN.is_multiple_of(frame::ALIGN));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     fields::{Fields, size},
-    frame::{self, ALIGN, FRAME_MAGIC, FrameHeader, HEADER_LEN, Salt},
+    frame::{self, ALIGN, CONTINUES, Draft, FRAME_MAGIC, FrameHeader, HEADER_LEN, Salt},
 };
 use crate::{
     disk::DiskFile,
@@ -84,6 +84,19 @@ impl RawGroup {
             }
         }
         Ok(events)
+    }
+
+    /// Appends its frames to `bytes` as they stand in a segment with `salt`, and returns the chained hash after them.
+    pub(crate) fn frames(&self, bytes: &mut Vec<u8>, salt: &Salt, mut chain: ChainHash) -> ChainHash {
+        let mut first = self.first;
+        for (at, body) in self.bodies.iter().enumerate() {
+            let flags = if at + 1 == self.bodies.len() { 0 } else { CONTINUES };
+            let (count, sequence, time_ms) = (body.count, self.sequence, self.time_ms);
+            let draft = Draft { flags, count, first, sequence, time_ms, previous: chain };
+            chain = frame::append(bytes, salt, &draft, &body.bytes);
+            first = Position(first.0 + u64::from(body.count));
+        }
+        chain
     }
 
     fn corrupt(&self, message: impl Into<String>) -> Error {

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a footer says only what was durable when it was made.
 
+use sha2::{Digest, Sha256};
+
 use super::{
     footer::{IndexEntry, Trailer, encode_index},
     frame::Salt,
@@ -12,7 +14,7 @@ use super::{
 use crate::{
     decide::State,
     engine::Durable,
-    id::{LogId, Position},
+    id::{ChainHash, LogId, Position},
 };
 
 /// The segment that is appended to.
@@ -20,6 +22,8 @@ use crate::{
 pub(crate) struct Active {
     /// Position of its first event.
     pub(crate) first: Position,
+    /// Ordinal of its first write.
+    pub(crate) sequence: u64,
     /// Its salt.
     pub(crate) salt: Salt,
     /// Zero-filled bytes.
@@ -61,6 +65,18 @@ pub(crate) fn segment_capacity(segments: u64, segment_bytes: u64) -> u64 {
     let grown =
         CAPACITY_BYTES_FIRST.checked_shl(u32::try_from(segments).unwrap_or(u32::MAX).min(20)).unwrap_or(u64::MAX);
     segment_bytes.min(grown).max(2 * BLOCK_LEN as u64)
+}
+
+/// The salt of a bucket log's segment: it follows from what stands before, so that every server makes the same file.
+pub(crate) fn shared_salt(log: LogId, first: Position, previous: ChainHash) -> Salt {
+    let mut hash = Sha256::new_with_prefix(b"reprise segment salt");
+    hash.update(log.0);
+    hash.update(first.0.to_le_bytes());
+    hash.update(previous.0);
+    let hash: [u8; 32] = hash.finalize().into();
+    let mut salt = Salt::default();
+    salt.copy_from_slice(&hash[..16]);
+    salt
 }
 
 /// A segment is full this many bytes before its end, so that small groups never pass the zero-filled space.

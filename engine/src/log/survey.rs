@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     disk::{Disk, DiskFile},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     id::{LogId, Position},
 };
 
@@ -77,6 +77,32 @@ pub(crate) fn survey(disk: &dyn Disk) -> Result<Survey> {
         }
     }
     survey.check_end();
+    Ok(survey)
+}
+
+/// The sealed segments that a log directory begins with, if it is one of `log`; whatever follows them is not looked at.
+/// `Conflict` if it is of another log.
+pub(crate) fn survey_sealed(disk: &dyn Disk, log: LogId, bytes_read: &mut u64) -> Result<Survey> {
+    let mut survey = Survey::default();
+    for first in disk.list(LOG_DIR)?.iter().filter_map(|name| position_of_name(name)) {
+        let path = format!("{LOG_DIR}/{}", segment_name(first));
+        let found = match look_at(disk, path, first, bytes_read) {
+            Err(error) if error.is_corrupt() => break,
+            found => found?,
+        };
+        if found.header.log != log {
+            let message = format!("{} belongs to log {}, the bucket holds log {log}", found.path, found.header.log);
+            return Err(Error::new(ErrorKind::Conflict, message));
+        }
+        let continues = match survey.segments.last() {
+            Some(before) => why_not_after(before, &found).is_none(),
+            None => found.header.first == Position(1),
+        };
+        if !continues || found.trailer.is_none() {
+            break;
+        }
+        survey.segments.push(found);
+    }
     Ok(survey)
 }
 

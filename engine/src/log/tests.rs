@@ -16,6 +16,7 @@ use crate::{
     store::directory::DirectoryStore,
 };
 
+mod bucket;
 mod crash;
 mod golden;
 mod open;

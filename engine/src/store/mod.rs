@@ -40,6 +40,11 @@ impl StoreKey {
         StoreKey(format!("log/slots/{ordinal:020}.slot"))
     }
 
+    /// `log/SHARED`: the log of this store is a bucket log, and where its segments end.
+    pub fn shared() -> StoreKey {
+        StoreKey("log/SHARED".to_owned())
+    }
+
     /// `STORE`: which log's packs these are.
     pub fn mark() -> StoreKey {
         StoreKey("STORE".to_owned())
@@ -83,6 +88,10 @@ pub trait ObjectStore: Send + Sync {
     fn create(&self, key: &StoreKey, bytes: &[u8]) -> Result<bool>;
     /// Removes a key; fine if it is not there.
     fn delete(&self, key: &StoreKey) -> Result<()>;
+    /// Removes keys; fine if some are not there. In as few requests as the store knows.
+    fn delete_all(&self, keys: &[StoreKey]) -> Result<()> {
+        keys.iter().try_for_each(|key| self.delete(key))
+    }
     /// All keys under a prefix of whole parts, sorted. For maintenance only.
     fn list(&self, prefix: &str) -> Result<Vec<StoreKey>>;
     /// Where the key's bytes are, for people and for `storage_uri` (`file:packs/…`, `s3://…`).

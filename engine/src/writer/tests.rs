@@ -14,8 +14,14 @@ use crate::{
 const SEGMENT: u64 = 16 << 10;
 
 fn writer() -> WriterCore {
-    let active =
-        Active { first: Position(1), salt: [1; 16], capacity: SEGMENT, end: BLOCK_LEN as u64, index: Vec::new() };
+    let active = Active {
+        first: Position(1),
+        sequence: 1,
+        salt: [1; 16],
+        capacity: SEGMENT,
+        end: BLOCK_LEN as u64,
+        index: Vec::new(),
+    };
     let durable = Durable { position: Position::ZERO, chain: ChainHash([0; 32]) };
     let found = Handover {
         log: LogId::from_random([9; 16]),
@@ -26,6 +32,7 @@ fn writer() -> WriterCore {
         time_ms: 0,
         active,
         segments: 1,
+        shared: None,
     };
     WriterCore::new(found, SEGMENT)
 }
@@ -66,6 +73,9 @@ fn rival(number: u64) -> Proposal {
 fn names(out: &[Output]) -> Vec<&'static str> {
     let name = |output: &Output| match output {
         Output::Append { .. } => "append",
+        Output::Adopt { .. } => "adopt",
+        Output::Look(_) => "look",
+        Output::ReplyLook(..) => "seen",
         Output::Prepare { .. } => "prepare",
         Output::Activate(_) => "activate",
         Output::Seal { .. } => "seal",
@@ -144,11 +154,12 @@ fn drive(writer: &mut WriterCore, first: Input, io: &mut dyn FnMut(&str) -> Io) 
         let out = writer.step(input);
         for (name, output) in names(&out).into_iter().zip(&out) {
             match output {
-                Output::Append { .. } => inputs.push_back(Input::Appended(io(name))),
+                Output::Append { .. } | Output::Adopt { .. } => inputs.push_back(Input::Appended(io(name))),
                 Output::Prepare { .. } => inputs.push_back(Input::Prepared(io(name), [7; 16])),
                 Output::Activate(_) => inputs.push_back(Input::Activated(io(name))),
                 Output::Seal { .. } => inputs.push_back(Input::Sealed(io(name))),
                 Output::Publish(_) | Output::Reply(..) | Output::Poisoned(_) | Output::Stopped(_) => {}
+                Output::Look(_) | Output::ReplyLook(..) => panic!("a local log has nobody to look for"),
             }
             asked.push(name);
         }

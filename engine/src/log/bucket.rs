@@ -1,0 +1,224 @@
+//! The bucket log: one create-if-absent object per commit on dense keys, merged into sealed segments (FORMAT.md §5).
+//!
+//! Invariants: an ordinal belongs to whoever created its slot; a slot is deleted only after the sealed segment that holds its
+//! group is in the bucket, and segments get there in order. So after a slot was won, or read, or found absent, one look at
+//! the segment that would be sealed next says whether that still counts: while it is absent, no slot behind the ones before
+//! it was ever deleted. A writer that slept through a sealing thereby acknowledges nothing that never happened, a reader
+//! believes no slot that such a writer left behind, and safety asks no clock.
+
+use std::sync::Arc;
+
+use super::{
+    footer::{TRAILER_LEN, Trailer},
+    header::{BLOCK_LEN, SegmentHeader},
+    scan::{From, GroupReader, RawGroup, Step},
+    slot::{self, SLOT_BYTES_MAX, Slot},
+};
+use crate::{
+    clock::{Random, random16},
+    disk::bytes::BytesFile,
+    error::{Error, ErrorKind, Result},
+    id::{ChainHash, LogId, Position},
+    store::{ObjectStore, StoreKey},
+    writer::{Looked, Tail},
+};
+
+/// The bucket's side of a log.
+pub(crate) struct BucketLog {
+    store: Arc<dyn ObjectStore>,
+    random: Arc<dyn Random>,
+    log: LogId,
+    floor: Floor,
+}
+
+/// Up to where the log is in sealed segments, as far as this server has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Floor {
+    /// Their last position.
+    pub(crate) last: Position,
+    /// Ordinal of the first write after them.
+    pub(crate) ordinal: u64,
+    /// Chained hash after them.
+    pub(crate) chain: ChainHash,
+}
+
+/// What became of a group.
+pub(crate) enum Committed {
+    /// It stands in the bucket.
+    Done,
+    /// Another server has written its ordinal.
+    Taken,
+    /// Nobody knows.
+    Unsure(String),
+}
+
+impl BucketLog {
+    /// The log `log` in `store`, of which nothing is known yet.
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, random: Arc<dyn Random>, log: LogId) -> BucketLog {
+        let floor = Floor { last: Position::ZERO, ordinal: 1, chain: ChainHash([0; 32]) };
+        BucketLog { store, random, log, floor }
+    }
+
+    /// Puts the floor behind the newest of the segments that are sealed here (newest first: first and last position, chain) and
+    /// that the bucket has too. `Conflict` if it has another one in its place.
+    pub(crate) fn begin_behind(&mut self, sealed: impl Iterator<Item = (Position, Position, ChainHash)>) -> Result<()> {
+        for (first, last, chain) in sealed {
+            let Some(there) = self.sealed(first)? else { continue };
+            if (there.last, there.chain) != (last, chain) {
+                let key = StoreKey::segment(first);
+                let message = format!(
+                    "{key} of the bucket is not the segment that is here under that name: the log directory and the bucket do \
+                     not belong together; where the bucket is right, move the log directory away"
+                );
+                return Err(Error::new(ErrorKind::Conflict, message));
+            }
+            self.floor = Floor { last: there.last, ordinal: there.sequence, chain: there.chain };
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Where the sealed segments end, as far as was seen.
+    pub(crate) fn floor(&self) -> Floor {
+        self.floor
+    }
+
+    /// Puts `frames`, one group with the chained hash `chain` after it, at `tail`.
+    pub(crate) fn commit(&mut self, tail: &Tail, frames: &[u8], chain: ChainHash) -> Committed {
+        match self.try_commit(tail, frames, chain) {
+            Ok(committed) => committed,
+            Err(error) => Committed::Unsure(error.to_string()),
+        }
+    }
+
+    fn try_commit(&mut self, tail: &Tail, frames: &[u8], chain: ChainHash) -> Result<Committed> {
+        let batch = random16(&*self.random)?;
+        let key = StoreKey::slot(tail.ordinal);
+        let created = self.store.create(&key, &slot::encode(self.log, tail, batch, frames));
+        if !matches!(created, Ok(true)) {
+            // Its answer may have been lost: what stands there says whose it is.
+            match (self.slot(tail.ordinal)?, created) {
+                (Some(slot), _) if slot.batch == batch => {}
+                (Some(_), _) => return Ok(Committed::Taken),
+                // It stood there a moment ago: sealed since.
+                (None, Ok(_)) => return Ok(Committed::Taken),
+                (None, Err(error)) => return Err(error),
+            }
+        }
+        self.raise_floor()?;
+        if tail.ordinal >= self.floor.ordinal {
+            return Ok(Committed::Done);
+        }
+        // Won after its true holder was sealed and deleted, or sealed with our own group in it.
+        let sealed = self.segment(tail)?.into_iter().find(|group| group.sequence == tail.ordinal);
+        if sealed.is_some_and(|group| group.chain == chain) {
+            return Ok(Committed::Done);
+        }
+        if let Err(error) = self.store.delete(&key) {
+            tracing::warn!(%key, %error, "a slot below the sealed segments stays until the next sweep");
+        }
+        Ok(Committed::Taken)
+    }
+
+    /// What stands in the bucket from `tail` on. Not all of it, if it is much: then `at_end` is false.
+    pub(crate) fn look(&mut self, tail: &Tail) -> Result<Looked> {
+        if self.floor.ordinal > tail.ordinal {
+            return Ok(Looked { groups: self.segment(tail)?, at_end: false });
+        }
+        let (mut groups, mut bytes, mut next) = (Vec::new(), 0, *tail);
+        let at_end = loop {
+            if groups.len() >= LOOK_SLOTS_MAX || bytes >= LOOK_BYTES_MAX {
+                break false;
+            }
+            let Some(slot) = self.slot(next.ordinal)? else { break true };
+            let group = slot.group(&next)?;
+            bytes += group.stored_bytes();
+            (next.next, next.ordinal, next.chain) = (group.last.next(), next.ordinal + 1, group.chain);
+            groups.push(group);
+        };
+        self.raise_floor()?;
+        if self.floor.ordinal > tail.ordinal {
+            // Slots that were read, or found absent, may be of the time after the sealing: only the segment counts.
+            return Ok(Looked { groups: self.segment(tail)?, at_end: false });
+        }
+        Ok(Looked { groups, at_end })
+    }
+
+    /// Sees which segments were sealed since the last look.
+    pub(crate) fn raise_floor(&mut self) -> Result<()> {
+        while let Some(trailer) = self.sealed(self.floor.last.next())? {
+            self.floor = Floor { last: trailer.last, ordinal: trailer.sequence, chain: trailer.chain };
+        }
+        Ok(())
+    }
+
+    /// The trailer of the sealed segment that begins at `first`.
+    pub(crate) fn sealed(&self, first: Position) -> Result<Option<Trailer>> {
+        let key = StoreKey::segment(first);
+        let (tail, size) = match self.store.read_tail(&key, TRAILER_LEN as u64) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            read => read?,
+        };
+        let trailer = Trailer::decode(&tail, size).filter(|trailer| (trailer.log, trailer.first) == (self.log, first));
+        let damaged =
+            || Error::corrupt(key.as_str(), size, "the sealed segment has no sound footer, or is of another log");
+        trailer.map(Some).ok_or_else(damaged)
+    }
+
+    /// The groups of the sealed segment that `tail` belongs to, from `tail` on. A segment is a few MiB.
+    fn segment(&self, tail: &Tail) -> Result<Vec<RawGroup>> {
+        let key = StoreKey::segment(tail.segment);
+        let (bytes, size) = self.store.read_tail(&key, SEGMENT_READ_MAX)?;
+        if bytes.len() as u64 != size {
+            let message = format!("the segment is larger than the limit of {SEGMENT_READ_MAX} bytes");
+            return Err(Error::corrupt(key.as_str(), size, message));
+        }
+        let header = SegmentHeader::decode(bytes.get(..BLOCK_LEN).unwrap_or_default(), key.as_str())?;
+        let trailer = bytes.len().checked_sub(TRAILER_LEN).and_then(|at| Trailer::decode(&bytes[at..], size));
+        let trailer = trailer.ok_or_else(|| Error::corrupt(key.as_str(), size, "the segment has no sound footer"))?;
+        let file = Arc::new(BytesFile::new(key.as_str(), bytes));
+        let from = From {
+            offset: BLOCK_LEN as u64,
+            next: header.first,
+            sequence: header.sequence,
+            chain: Some(header.previous),
+        };
+        let mut reader = GroupReader::new(file, key.as_str().into(), header.salt, from, trailer.frames_end);
+        let mut groups = Vec::new();
+        while reader.next <= trailer.last {
+            let continues = reader.chain == Some(tail.chain);
+            match reader.step()? {
+                Step::Group(group) if group.first < tail.next => {}
+                Step::Group(group) if group.first == tail.next && !continues => {
+                    return Err(Error::corrupt(key.as_str(), group.offset, OTHER_LOG));
+                }
+                Step::Group(group) => groups.push(group),
+                Step::Mark { .. } => {}
+                Step::Stop(why) => return Err(Error::corrupt(key.as_str(), reader.offset, why)),
+            }
+        }
+        Ok(groups)
+    }
+
+    /// The slot of an ordinal; `None` if there is none.
+    fn slot(&self, ordinal: u64) -> Result<Option<Slot>> {
+        let key = StoreKey::slot(ordinal);
+        let (object, size) = match self.store.read_tail(&key, SLOT_BYTES_MAX) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            read => read?,
+        };
+        if object.len() as u64 != size {
+            let message = format!("the slot is larger than the limit of {SLOT_BYTES_MAX} bytes");
+            return Err(Error::new(ErrorKind::Corrupt, format!("{key}: {message}")));
+        }
+        Slot::decode(key.as_str(), self.log, ordinal, &object).map(Some)
+    }
+}
+
+const OTHER_LOG: &str = "the local copy of the log is not a beginning of the one in the bucket";
+/// A look brings at most this many slots,
+const LOOK_SLOTS_MAX: usize = 64;
+/// or stops behind this many bytes.
+const LOOK_BYTES_MAX: u64 = 8 << 20;
+/// No sealed segment of a bucket log is larger: its own size, one group, the footer.
+const SEGMENT_READ_MAX: u64 = 1 << 30;

@@ -1,0 +1,296 @@
+//! The bucket log: several engines over one object store, each promise of FORMAT.md §5.3 once.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    archive::Archived,
+    engine::{LogKind, SegmentRule},
+    store::{ObjectStore, Staged, StoreKey, memory::MemoryStore},
+};
+
+const RULE: SegmentRule = SegmentRule { bytes: 16 << 10, slots: 8 };
+
+/// One server with its own disk.
+struct Server {
+    disk: SimDisk,
+    engine: Engine,
+}
+
+fn try_serve(disk: &SimDisk, store: Arc<dyn ObjectStore>, seed: u64) -> Result<(Engine, OpenReport)> {
+    let parts = Parts {
+        disk: Arc::new(disk.clone()),
+        store,
+        clock: Arc::new(ManualClock::new(1_700_000_000_000)),
+        random: Arc::new(SeededRandom::new(seed)),
+    };
+    Engine::open(parts, Options { log: LogKind::Bucket(RULE), driver: Driver::Inline, ..Options::new("test") })
+}
+
+fn serve(store: &MemoryStore, seed: u64) -> Server {
+    let disk = SimDisk::new();
+    let (engine, _) = try_serve(&disk, Arc::new(store.clone()), seed).unwrap();
+    Server { disk, engine }
+}
+
+fn archive_all(engine: &Engine) -> usize {
+    let mut archiver = engine.archiver().unwrap();
+    let mut brought = 0;
+    loop {
+        match archiver.step().unwrap() {
+            Archived::Idle => return brought,
+            Archived::Found(_) => {}
+            Archived::Brought(_) => brought += 1,
+        }
+    }
+}
+
+fn keys(store: &MemoryStore, prefix: &str) -> Vec<String> {
+    store.list(prefix).unwrap().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn writers_in_turn_get_dense_positions_and_read_each_other() {
+    let store = MemoryStore::new();
+    let servers = [serve(&store, 1), serve(&store, 2), serve(&store, 3)];
+    for number in 0..60 {
+        let server = &servers[(number % 3) as usize].engine;
+        assert_eq!(done(server.propose_and_wait(small(number))), (number + 1, number + 1));
+    }
+    let mut read = Vec::new();
+    for server in &servers {
+        assert_eq!(server.engine.look_and_wait().unwrap(), Position(60));
+        read.push(read_all(&server.engine).unwrap());
+    }
+    assert_eq!(read[0].len(), 60);
+    assert!(read.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn a_loser_decides_again_on_what_the_winner_wrote() {
+    let store = MemoryStore::new();
+    let (one, other) = (serve(&store, 1), serve(&store, 2));
+    done(one.engine.propose_and_wait(proposal(1, vec![repo(1, "a")])));
+    // The other one has not heard of it.
+    let taken = other.engine.propose_and_wait(proposal(2, vec![repo(2, "a")]));
+    assert!(matches!(taken, Outcome::NotDone(Reason::Condition(Condition::NameFree { .. }))), "{taken:?}");
+    assert_eq!(done(other.engine.propose_and_wait(proposal(3, vec![moved(1, "main", None, Some(5))]))), (2, 2));
+    let moved_twice = one.engine.propose_and_wait(proposal(4, vec![moved(1, "main", None, Some(6))]));
+    assert!(matches!(moved_twice, Outcome::NotDone(Reason::Condition(Condition::RefIs { .. }))), "{moved_twice:?}");
+}
+
+#[test]
+fn a_refusal_is_decided_on_the_newest_state() {
+    let store = MemoryStore::new();
+    let (one, other) = (serve(&store, 1), serve(&store, 2));
+    done(one.engine.propose_and_wait(proposal(1, vec![repo(1, "a"), moved(1, "main", None, Some(5))])));
+    assert_eq!(other.engine.look_and_wait().unwrap(), Position(2));
+    done(one.engine.propose_and_wait(proposal(2, vec![moved(1, "main", Some(5), None)])));
+    // On the state that the other one knows this would be refused.
+    assert_eq!(done(other.engine.propose_and_wait(proposal(3, vec![moved(1, "main", None, Some(7))]))), (4, 4));
+}
+
+#[test]
+fn a_push_id_is_answered_as_before_by_any_server() {
+    let store = MemoryStore::new();
+    let (one, other) = (serve(&store, 1), serve(&store, 2));
+    assert_eq!(done(one.engine.propose_and_wait(small(1))), (1, 1));
+    let again = other.engine.propose_and_wait(small(1));
+    assert_eq!(again, Outcome::Done { first: Position(1), last: Position(1), repeated: true });
+    let reused = other.engine.propose_and_wait(Proposal { fingerprint: 9, ..small(1) });
+    assert_eq!(reused, Outcome::NotDone(Reason::PushIdReused));
+    assert_eq!(one.engine.look_and_wait().unwrap(), Position(1), "nothing was written twice");
+}
+
+#[test]
+fn every_server_makes_the_same_segments_and_slots_go_once_they_are_sealed() {
+    let store = MemoryStore::new();
+    let servers = [serve(&store, 1), serve(&store, 2)];
+    for number in 0..30 {
+        done(servers[(number % 2) as usize].engine.propose_and_wait(small(number)));
+    }
+    servers.iter().for_each(|server| assert_eq!(server.engine.look_and_wait().unwrap(), Position(30)));
+    let sealed = |server: &Server| {
+        let image = server.disk.image();
+        let segments = server.engine.segments().into_iter().filter(|segment| segment.sealed);
+        segments
+            .map(|segment| image.file(StoreKey::segment(segment.first).as_str()).unwrap().to_vec())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(sealed(&servers[0]).len(), 3);
+    assert!(sealed(&servers[0]) == sealed(&servers[1]), "sealed segments differ");
+    assert_eq!((archive_all(&servers[0].engine), archive_all(&servers[1].engine)), (3, 0));
+    let slots: Vec<String> = (25..=30).map(|slot| StoreKey::slot(slot).to_string()).collect();
+    assert_eq!(keys(&store, "log/slots"), slots);
+    for segment in servers[1].engine.segments().iter().filter(|segment| segment.sealed) {
+        let key = StoreKey::segment(segment.first);
+        let stored = store.read(&key, 0, store.size(&key).unwrap()).unwrap();
+        assert_eq!(servers[1].disk.image().file(key.as_str()).unwrap(), &stored[..]);
+    }
+    assert_eq!(servers[1].engine.archived(), Position(24));
+}
+
+#[test]
+fn an_empty_machine_gets_everything_from_the_bucket() {
+    let store = MemoryStore::new();
+    let first = serve(&store, 1);
+    for number in 0..30 {
+        done(first.engine.propose_and_wait(small(number)));
+    }
+    archive_all(&first.engine);
+    done(first.engine.propose_and_wait(small(30)));
+    let new = serve(&store, 9);
+    assert_eq!(new.engine.durable(), first.engine.durable());
+    assert_eq!(read_all(&new.engine).unwrap(), read_all(&first.engine).unwrap());
+    assert_eq!(done(new.engine.propose_and_wait(small(31))), (32, 32));
+    let again = new.engine.propose_and_wait(small(3));
+    assert_eq!(again, Outcome::Done { first: Position(4), last: Position(4), repeated: true });
+}
+
+#[test]
+fn a_directory_goes_on_where_it_stood_whatever_its_end_is_like() {
+    let store = MemoryStore::new();
+    let first = serve(&store, 1);
+    for number in 0..20 {
+        done(first.engine.propose_and_wait(small(number)));
+    }
+    let wanted = read_all(&first.engine).unwrap();
+    let disk = first.disk.clone();
+    drop(first);
+    for survival in [Survival::All, Survival::None, Survival::TornSector] {
+        let crashed = disk.crash(survival, 3);
+        let (engine, _) = try_serve(&crashed, Arc::new(store.clone()), 4).unwrap();
+        assert_eq!(read_all(&engine).unwrap(), wanted, "{survival:?}");
+    }
+}
+
+#[test]
+fn a_directory_of_another_log_is_refused_and_left_alone() {
+    let (store, other) = (MemoryStore::new(), MemoryStore::new());
+    let server = serve(&store, 1);
+    for number in 0..20 {
+        done(server.engine.propose_and_wait(small(number)));
+    }
+    serve(&other, 2);
+    let (disk, before) = (server.disk.clone(), server.disk.image());
+    drop(server);
+    let Err(refused) = try_serve(&disk, Arc::new(other), 3) else { panic!("a foreign directory was opened") };
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert_eq!(disk.image(), before);
+}
+
+/// A store whose next request of one kind does not come back before something else happened.
+struct Sleepy {
+    store: MemoryStore,
+    /// Before which create (counted from one) it sleeps.
+    sleeps_at: u64,
+    created: AtomicU64,
+    /// The create takes effect before it sleeps.
+    late: bool,
+    meanwhile: Box<dyn Fn() + Send + Sync>,
+}
+
+impl ObjectStore for Sleepy {
+    fn create(&self, key: &StoreKey, bytes: &[u8]) -> Result<bool> {
+        let sleeps = self.created.fetch_add(1, Ordering::SeqCst) + 1 == self.sleeps_at;
+        let done = (!sleeps || self.late).then(|| self.store.create(key, bytes));
+        if sleeps {
+            (self.meanwhile)();
+        }
+        done.unwrap_or_else(|| self.store.create(key, bytes))
+    }
+
+    fn stage(&self) -> Result<Box<dyn Staged>> {
+        self.store.stage()
+    }
+
+    fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Result<Bytes> {
+        self.store.read(key, offset, len)
+    }
+
+    fn read_tail(&self, key: &StoreKey, len: u64) -> Result<(Bytes, u64)> {
+        self.store.read_tail(key, len)
+    }
+
+    fn size(&self, key: &StoreKey) -> Result<u64> {
+        self.store.size(key)
+    }
+
+    fn delete(&self, key: &StoreKey) -> Result<()> {
+        self.store.delete(key)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<StoreKey>> {
+        self.store.list(prefix)
+    }
+
+    fn uri(&self, key: &StoreKey) -> String {
+        self.store.uri(key)
+    }
+
+    fn sweep_staged(&self) -> Result<usize> {
+        self.store.sweep_staged()
+    }
+
+    fn claim(&self, log: crate::id::LogId, fresh: bool) -> Result<()> {
+        self.store.claim(log, fresh)
+    }
+}
+
+/// A server that falls asleep at its `sleeps_at`th create, while another one appends `events` and seals what it can.
+fn sleeper(store: &MemoryStore, sleeps_at: u64, late: bool, events: u64) -> (Engine, Engine) {
+    let awake = serve(store, 2).engine;
+    let busy = awake.clone();
+    let meanwhile = move || {
+        for number in 100..100 + events {
+            done(busy.propose_and_wait(small(number)));
+        }
+        archive_all(&busy);
+    };
+    let (created, meanwhile) = (AtomicU64::new(0), Box::new(meanwhile));
+    let sleepy = Sleepy { store: store.clone(), sleeps_at, created, late, meanwhile };
+    (try_serve(&SimDisk::new(), Arc::new(sleepy), 1).unwrap().0, awake)
+}
+
+#[test]
+fn a_writer_that_sleeps_through_the_sealing_acknowledges_nothing_that_never_happened() {
+    let store = MemoryStore::new();
+    // The slot that it wakes up to write is sealed and gone: its create succeeds.
+    let (sleepy, awake) = sleeper(&store, 1, false, 20);
+    assert_eq!(done(sleepy.propose_and_wait(small(1))), (21, 21));
+    assert_eq!(awake.look_and_wait().unwrap(), Position(21));
+    assert_eq!(read_all(&awake).unwrap(), read_all(&sleepy).unwrap());
+    assert!(!keys(&store, "log/slots").contains(&StoreKey::slot(1).to_string()), "what it wrote by mistake is gone");
+}
+
+#[test]
+fn a_writer_whose_slot_was_sealed_while_it_slept_is_told_that_it_happened() {
+    let store = MemoryStore::new();
+    let (sleepy, awake) = sleeper(&store, 1, true, 20);
+    assert_eq!(done(sleepy.propose_and_wait(small(1))), (1, 1));
+    assert_eq!(awake.look_and_wait().unwrap(), Position(21));
+    assert_eq!(sleepy.look_and_wait().unwrap(), Position(21));
+    assert_eq!(read_all(&awake).unwrap(), read_all(&sleepy).unwrap());
+}
+
+#[test]
+fn a_reader_believes_no_slot_that_was_written_after_its_sealing() {
+    let store = MemoryStore::new();
+    let (asleep, awake) = (serve(&store, 1).engine, serve(&store, 2).engine);
+    for number in 0..20 {
+        done(awake.propose_and_wait(small(number)));
+    }
+    archive_all(&awake);
+    // Another first group, as a third server that slept would write it.
+    let other = MemoryStore::new();
+    other.create(&StoreKey::mark(), &store.read_tail(&StoreKey::mark(), 1 << 10).unwrap().0).unwrap();
+    other.create(&StoreKey::shared(), &store.read_tail(&StoreKey::shared(), 1 << 10).unwrap().0).unwrap();
+    let third = serve(&other, 3).engine;
+    done(third.propose_and_wait(small(77)));
+    let bogus = other.read_tail(&StoreKey::slot(1), 1 << 20).unwrap().0;
+    assert!(store.create(&StoreKey::slot(1), &bogus).unwrap());
+    assert_eq!(asleep.look_and_wait().unwrap(), Position(20));
+    assert_eq!(read_all(&asleep).unwrap(), read_all(&awake).unwrap());
+}

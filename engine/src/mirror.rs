@@ -1,0 +1,222 @@
+//! Opening a bucket log: the bucket is the truth, the log directory a copy of it that this server reads from.
+//!
+//! Invariants: what is kept of the copy was sealed here and has the chain that the bucket has; everything else comes from the
+//! bucket; nothing local goes before it is known that the bucket has it; nothing in the bucket is written but, once and
+//! for all servers, its mark.
+
+use std::sync::Arc;
+
+use crate::{
+    clock::random16,
+    disk::{Disk, DiskFile, write_all_at},
+    engine::{OpenReport, Parts, SegmentRule, Tail},
+    error::{Error, ErrorKind, Result},
+    id::{LogId, Position},
+    log::{
+        anchor::Anchor,
+        bucket::BucketLog,
+        files::{self, LOG_DIR, LogFiles, remove_if_there, sync, sync_log_dir},
+        header::{BLOCK_LEN, SegmentHeader, position_of_name, segment_name},
+        published::Segment,
+        refold::{self, Fold},
+        repair,
+        scan::Step,
+        segment::{Active, segment_capacity, shared_salt},
+        survey::{Survey, survey, survey_sealed},
+    },
+    recover::{self, Opened},
+    store::{ObjectStore, StoreKey},
+};
+
+/// Opens the log of `parts.store`, or creates it.
+pub(crate) fn open(parts: &Parts, holder: &str, rule: SegmentRule) -> Result<(Opened, BucketLog)> {
+    let disk = &*parts.disk;
+    let lock = recover::lock(disk, holder)?;
+    let log = log_of(parts)?;
+    let mut bytes_read = 0;
+    let kept = survey_sealed(disk, log, &mut bytes_read)?;
+    let mut bucket = sealed_like(parts, log, &kept)?;
+    let anchor = files::read_anchor(disk)?;
+    if let Some(anchor) = &anchor {
+        check_archived(parts, &mut bucket, anchor, log)?;
+    }
+    let rule = rule_of(&*parts.store, rule)?;
+    discard_unsealed(disk, &kept)?;
+    fetch_sealed(parts, &mut bucket, &kept)?;
+
+    let mut found = survey_sealed(disk, log, &mut bytes_read)?;
+    let (after, mut fold) = recover::checkpointed(disk, &mut found, &mut bytes_read)?;
+    for segment in &found.segments[after..] {
+        fold.enter(segment);
+        bytes_read += refold::walk(disk, segment, &mut fold, None, false)?.bytes_read;
+        fold.pushes.seal(fold.durable.position);
+    }
+    if let Some(damage) = found.damage {
+        return Err(Error::corrupt(damage.file, damage.offset, damage.message));
+    }
+    let (active, file, segment) =
+        begin_segment(disk, log, &fold, segment_capacity(found.segments.len() as u64, rule.bytes))?;
+    let mut segments = recover::shown(&found.segments, &fold);
+    segments.push(segment);
+    remove_if_there(disk, files::ANCHOR)?;
+    let report = OpenReport { log, durable: fold.durable, tail: Tail::Clean, unclean: false, bytes_read };
+    let mut handover = recover::handover(log, fold, active, segments.len());
+    handover.shared = Some(rule);
+    let files = LogFiles::new(parts.disk.clone(), file);
+    Ok((Opened { handover, read_only: None, files, segments, lock, report }, bucket))
+}
+
+/// The log that the bucket holds; a new one if it holds none. Of servers that start at the same time, one names it.
+fn log_of(parts: &Parts) -> Result<LogId> {
+    let key = StoreKey::mark();
+    let mine = LogId::from_random(random16(&*parts.random)?);
+    if let Some(log) = read_mark(&*parts.store, &key)? {
+        return Ok(log);
+    }
+    // Whatever the answer was, the mark says whose log it is.
+    let created = parts.store.create(&key, format!("{mine}\n").as_bytes());
+    let lost = || created.err().unwrap_or_else(|| Error::new(ErrorKind::Unavailable, format!("{key} is gone again")));
+    read_mark(&*parts.store, &key)?.ok_or_else(lost)
+}
+
+fn read_mark(store: &dyn ObjectStore, key: &StoreKey) -> Result<Option<LogId>> {
+    let Some(text) = read_text(store, key)? else { return Ok(None) };
+    let log = text.trim().parse().map_err(|_| Error::corrupt(key.as_str(), 0, "it does not name a log"))?;
+    Ok(Some(log))
+}
+
+/// Where the log's segments end: as the bucket says, or as `mine` says from now on.
+fn rule_of(store: &dyn ObjectStore, mine: SegmentRule) -> Result<SegmentRule> {
+    let key = StoreKey::shared();
+    let text = match read_text(store, &key)? {
+        Some(text) => text,
+        None => {
+            let text = format!("segment_bytes {}\nsegment_slots {}\n", mine.bytes, mine.slots);
+            let created = store.create(&key, text.as_bytes());
+            let lost =
+                || created.err().unwrap_or_else(|| Error::new(ErrorKind::Unavailable, format!("{key} is gone again")));
+            read_text(store, &key)?.ok_or_else(lost)?
+        }
+    };
+    let value = |name: &str| -> Option<u64> {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+            .filter(|value| *value > 0)
+    };
+    let rule = value("segment_bytes").zip(value("segment_slots")).map(|(bytes, slots)| SegmentRule { bytes, slots });
+    rule.ok_or_else(|| Error::corrupt(key.as_str(), 0, "it does not say where segments end"))
+}
+
+fn read_text(store: &dyn ObjectStore, key: &StoreKey) -> Result<Option<String>> {
+    match store.read_tail(key, MARK_BYTES_MAX) {
+        Err(error) if error.is_not_found() => Ok(None),
+        read => Ok(Some(String::from_utf8_lossy(&read?.0).into_owned())),
+    }
+}
+
+/// The bucket's log with its floor behind the newest segment that both have; `Conflict` if the copy is of another history.
+fn sealed_like(parts: &Parts, log: LogId, kept: &Survey) -> Result<BucketLog> {
+    let mut bucket = BucketLog::new(parts.store.clone(), parts.random.clone(), log);
+    let trailers = kept.segments.iter().rev().filter_map(|segment| segment.trailer.as_ref());
+    let sealed = trailers.map(|trailer| (trailer.first, trailer.last, trailer.chain));
+    bucket.begin_behind(sealed)?;
+    Ok(bucket)
+}
+
+/// A directory with an anchor was a log of its own: the bucket must have all of it before it becomes a copy.
+fn check_archived(parts: &Parts, bucket: &mut BucketLog, anchor: &Anchor, log: LogId) -> Result<()> {
+    bucket.raise_floor()?;
+    let archived = bucket.floor().last;
+    let own = survey(&*parts.disk)?;
+    let mut reach = anchor.durable.position;
+    for segment in &own.segments {
+        match &segment.trailer {
+            Some(trailer) => reach = reach.max(trailer.last),
+            None => {
+                let mut reader = refold::reader_of(&*parts.disk, segment)?;
+                while let Step::Group(_) | Step::Mark { .. } = reader.step()? {}
+                reach = reach.max(Position(reader.next.0 - 1));
+            }
+        }
+    }
+    if anchor.log == log && reach <= archived && own.damage.is_none() {
+        tracing::info!(position = archived.0, "the log directory becomes a copy of the bucket's log");
+        return Ok(());
+    }
+    let message = format!(
+        "this directory's own log ({}) reaches {reach}, what is sealed in the bucket (log {log}) {archived}: serve it once with \
+         --bucket alone and stop it with SIGTERM, so that the bucket gets the rest",
+        anchor.log
+    );
+    Err(Error::new(ErrorKind::Conflict, message))
+}
+
+/// Removes what is not sealed, newest first: what the bucket has of it comes from there.
+fn discard_unsealed(disk: &dyn Disk, kept: &Survey) -> Result<()> {
+    remove_if_there(disk, files::SPARE)?;
+    let names = disk.list(LOG_DIR)?;
+    let firsts = names.iter().filter_map(|name| position_of_name(name)).rev();
+    let beyond = firsts.filter(|first| kept.segments.iter().all(|segment| segment.header.first != *first));
+    for first in beyond {
+        disk.remove(&format!("{LOG_DIR}/{}", segment_name(first)))?;
+    }
+    sync_log_dir(disk)
+}
+
+/// Copies the sealed segments that are not here, each whole and durable before the next.
+fn fetch_sealed(parts: &Parts, bucket: &mut BucketLog, kept: &Survey) -> Result<()> {
+    let mut next = kept.segments.last().and_then(|last| last.trailer.as_ref()).map_or(Position(1), |t| t.last.next());
+    bucket.raise_floor()?;
+    while next <= bucket.floor().last {
+        let (disk, key) = (&*parts.disk, StoreKey::segment(next));
+        let size = parts.store.size(&key)?;
+        remove_if_there(disk, files::SPARE)?;
+        let file = disk.create_new(files::SPARE)?;
+        let mut at = 0;
+        while at < size {
+            let bytes = parts.store.read(&key, at, COPY_BYTES.min(size - at))?;
+            write_all_at(&*file, &bytes, at)?;
+            at += bytes.len() as u64;
+        }
+        sync(&*file)?;
+        disk.rename(files::SPARE, key.as_str())?;
+        sync_log_dir(disk)?;
+        let trailer = bucket.sealed(next)?.ok_or_else(|| Error::not_found(format!("{key} is gone again")))?;
+        tracing::info!(%key, bytes = size, "a sealed segment was copied from the bucket");
+        next = trailer.last.next();
+    }
+    Ok(())
+}
+
+/// A new, empty segment behind what is sealed, as every server makes it.
+fn begin_segment(
+    disk: &dyn Disk,
+    log: LogId,
+    fold: &Fold,
+    capacity: u64,
+) -> Result<(Active, Arc<dyn DiskFile>, Segment)> {
+    let (first, previous) = (fold.durable.position.next(), fold.durable.chain);
+    let header = SegmentHeader {
+        log,
+        first,
+        sequence: fold.sequence,
+        previous,
+        salt: shared_salt(log, first, previous),
+        capacity,
+    };
+    let file = repair::named(disk, &header, &header.encode())?;
+    let active = Active {
+        first,
+        sequence: header.sequence,
+        salt: header.salt,
+        capacity: header.capacity,
+        end: BLOCK_LEN as u64,
+        index: Vec::new(),
+    };
+    Ok((active, file, Segment::empty(header)))
+}
+
+/// Bytes copied at a time.
+const COPY_BYTES: u64 = 8 << 20;
+/// No more of a mark is read.
+const MARK_BYTES_MAX: u64 = 256;
