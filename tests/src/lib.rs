@@ -14,6 +14,7 @@
 
 pub mod answers;
 pub mod archive;
+pub mod bucket;
 pub mod client;
 pub mod effort;
 pub mod faults;
@@ -31,5 +32,6 @@ pub mod seeds;
 pub mod server_process;
 pub mod simulation;
 pub mod stopped_hub;
+pub mod store_contract;
 pub mod wire_rig;
 pub mod workload;

@@ -22,7 +22,6 @@ use crate::{
         anchor::Anchor,
         files::{ANCHOR, write_anchor},
         header::{BLOCK_LEN, SegmentHeader},
-        repair::again,
     },
 };
 
@@ -109,7 +108,7 @@ fn under_another_salt(own: &Opened, end: Position, header: &SegmentHeader, into:
     own.walk(Some(end.next()), &mut |group| {
         let mut bytes = Vec::new();
         append_marks(&mut bytes, &header.salt, (next, chain), (sequence, group.sequence - sequence));
-        chain = again(&mut bytes, &header.salt, group, chain);
+        chain = group.frames(&mut bytes, &header.salt, chain);
         write_all_at(into, &bytes, at)?;
         at += bytes.len() as u64;
         (next, sequence) = (group.last.next(), group.sequence + 1);

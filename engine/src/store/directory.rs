@@ -379,17 +379,11 @@ const KEY_PARTS_MAX: usize = 8;
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
     use super::*;
-    use crate::{clock::SeededRandom, disk::real::RealDisk, id::PackId, store::contract};
+    use crate::{clock::SeededRandom, disk::real::RealDisk, id::PackId};
 
     fn store(root: &std::path::Path) -> DirectoryStore {
         let disk = Arc::new(RealDisk::new(root.to_path_buf()));
         DirectoryStore::new(disk, Arc::new(SeededRandom::new(7)))
-    }
-
-    #[test]
-    fn the_directory_store_keeps_the_contract() {
-        let root = tempfile::tempdir().unwrap();
-        contract::check(&store(root.path()));
     }
 
     #[test]

@@ -136,14 +136,3 @@ impl Staged for MemoryStaged {
         Ok(Created::New)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::contract;
-
-    #[test]
-    fn the_memory_store_keeps_the_contract() {
-        contract::check(&MemoryStore::new());
-    }
-}

@@ -13,11 +13,10 @@ use crate::{
     log::header::segment_name,
 };
 
-#[cfg(test)]
-pub mod contract;
 pub mod counted;
 pub mod directory;
 pub mod memory;
+pub mod s3;
 
 /// A key: parts of `[a-z0-9._-]` with `/` between them. Built from hex ids only, never from user text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]

@@ -149,6 +149,7 @@ fn reason_text(reason: &Reason) -> String {
         }
         Reason::Full => "the disk is full: nothing was written".to_owned(),
         Reason::ReadOnly(why) => format!("the log could not take it ({why}); reads go on"),
+        Reason::Unavailable(why) => format!("the bucket did not answer, and nothing was decided: {why}"),
         Reason::Closed => "the server is shutting down".to_owned(),
     }
 }

@@ -3,10 +3,10 @@
 //! Invariants: drives the public trait only; must never depend on one implementation.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
 
-use super::{Created, ObjectStore, StoreKey};
-use crate::{
+use reprise_engine::{
     error::ErrorKind,
     id::{LogId, PackId},
+    store::{Created, ObjectStore, StoreKey},
 };
 
 /// Runs everything over an empty store.

@@ -1,0 +1,379 @@
+//! An object store in an S3 bucket, with local copies of what this server wrote.
+//!
+//! Invariants: every write is create-if-absent with its SHA-256 pinned, and a key never gets other bytes (F7); an answer that
+//! did not come is no answer: what stands under the key is read (F8); nothing is read from a local copy that the bucket has
+//! not taken; requests end in bounded time and are repeated a bounded number of times, with jitter.
+
+use std::{future::Future, sync::Arc};
+
+use aws_sdk_s3::{Client, primitives::ByteStream};
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use tokio::runtime::Runtime;
+
+use self::client::{Failure, Tried, judge, patience, timeouts, told};
+use super::{Created, ObjectStore, Staged, StoreKey, directory::DirectoryStore, not_of};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    id::LogId,
+};
+
+mod client;
+mod copies;
+mod upload;
+
+pub use copies::Copies;
+
+/// Where a bucket is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct S3Settings {
+    /// The bucket's name.
+    pub bucket: String,
+    /// Before every key; empty, or ends in `/`.
+    pub prefix: String,
+    /// Whom to ask, for stores other than AWS (`http://127.0.0.1:9000`).
+    pub endpoint: Option<String>,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// The bucket's name in the path, not in the host name.
+    pub path_style: bool,
+    /// Access key and secret of callers that hold their own; else the SDK's usual chain finds them.
+    pub credentials: Option<(String, String)>,
+}
+
+impl S3Settings {
+    /// Reads `s3://NAME/PREFIX`; with an endpoint, path style is the default.
+    pub fn parse(url: &str, endpoint: Option<String>, region: Option<String>) -> Result<S3Settings> {
+        let rest = url.strip_prefix("s3://").ok_or_else(|| Error::invalid(format!("'{url}' is not s3://NAME/PREFIX")))?;
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+        if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(named) {
+            let text = "a bucket's name is 3 to 63 of a-z, 0-9, dot and hyphen";
+            return Err(Error::invalid(format!("'{url}': {text}")));
+        }
+        let prefix = prefix.trim_end_matches('/');
+        let odd = |part: &str| matches!(part, "" | "." | "..") || part.chars().any(|c| c.is_control() || c == '\\');
+        if !prefix.is_empty() && (prefix.len() > PREFIX_BYTES_MAX || prefix.split('/').any(odd)) {
+            let text = format!("the prefix has an empty part, an odd one, or more than {PREFIX_BYTES_MAX} bytes");
+            return Err(Error::invalid(format!("'{url}': {text}")));
+        }
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        let path_style = endpoint.is_some();
+        let region = region.unwrap_or_else(|| "us-east-1".to_owned());
+        Ok(S3Settings { bucket: bucket.to_owned(), prefix, endpoint, region, path_style, credentials: None })
+    }
+}
+
+/// Keys are objects of a bucket below a prefix.
+pub struct S3Store {
+    inner: Arc<Inner>,
+}
+
+/// What requests share.
+struct Inner {
+    /// Its own, so that any thread may wait for it.
+    runtime: Option<Runtime>,
+    client: Client,
+    settings: S3Settings,
+    copies: Copies,
+}
+
+impl S3Store {
+    /// A store in the bucket of `settings`. Uploads are staged, and copies kept, in `copies`. No request is made.
+    pub fn new(settings: S3Settings, copies: Copies) -> Result<S3Store> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(WORKERS).thread_name("bucket").enable_all().build();
+        let runtime = runtime.map_err(|error| Error::io("start the threads of", "the bucket's client", error))?;
+        let client = runtime.block_on(client::connect(&settings));
+        Ok(S3Store { inner: Arc::new(Inner { runtime: Some(runtime), client, settings, copies }) })
+    }
+
+    /// Proves that the store creates a key at most once, on which everything rests: `Invalid` if it does not, with what it
+    /// did. Nothing is left behind.
+    pub fn probe(&self, nonce: [u8; 16]) -> Result<()> {
+        let key = StoreKey(format!("probe/{}", hex::encode(nonce)));
+        let deaf = |what: &str| {
+            let place = self.uri(&StoreKey(String::new()));
+            Error::invalid(format!(
+                "{place} does not honour create-if-absent (PUT with If-None-Match: *): {what}. Acknowledged pushes could be \
+                 overwritten there, so it is not used"
+            ))
+        };
+        let first = self.create(&key, b"first")?;
+        let second = self.create(&key, b"second");
+        let found = self.read_tail(&key, 64);
+        self.delete(&key)?;
+        match (first, second?, &found?.0[..]) {
+            (true, false, b"first") => Ok(()),
+            (false, ..) => Err(deaf("a new key was called taken")),
+            (_, true, _) => Err(deaf("a key was created twice")),
+            (_, _, _) => Err(deaf("other bytes came back")),
+        }
+    }
+
+    /// Runs `future` on the client's own threads and waits; for any thread that may block.
+    fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Result<T> {
+        let gone = || Error::new(ErrorKind::Unavailable, "the bucket's client is gone");
+        let (done, wait) = crossbeam_channel::bounded(1);
+        let runtime = self.inner.runtime.as_ref().ok_or_else(gone)?;
+        runtime.spawn(async move {
+            // Nobody hears it: whoever waited is gone.
+            drop(done.send(future.await));
+        });
+        wait.recv().map_err(|_| gone())
+    }
+
+    fn ask<T, F>(&self, asked: impl FnOnce(Arc<Inner>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.wait(asked(Arc::clone(&self.inner)))?
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // It may be dropped on one of its own threads, which must not wait for themselves.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Inner {
+    fn key(&self, key: &StoreKey) -> String {
+        format!("{}{key}", self.settings.prefix)
+    }
+
+    /// One PUT that creates `key`: true if it did, false if something stands there.
+    async fn put(&self, key: &StoreKey, bytes: u64, checksum: &str, body: ByteStream) -> Tried<bool> {
+        let put = self.client.put_object().bucket(&self.settings.bucket).key(self.key(key));
+        let put = put.if_none_match("*").checksum_sha256(checksum).content_length(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let config = aws_sdk_s3::config::Builder::new().timeout_config(timeouts(bytes));
+        match Box::pin(put.body(body).customize().config_override(config).send()).await {
+            Ok(answer) if answer.e_tag().is_some() => Ok(true),
+            Ok(_) => {
+                let text = format!("putting {key}: the answer is not that of an S3 store (no ETag)");
+                Err((Failure::Unknown, Error::new(ErrorKind::Unknown, text)))
+            }
+            Err(error) => match judge(&error) {
+                Failure::Exists => Ok(false),
+                failure => Err((failure, told("putting", key.as_str(), failure, &error))),
+            },
+        }
+    }
+
+    /// Bytes of `range`, an HTTP range, and the object's size.
+    async fn get(&self, key: &StoreKey, range: String, expected: u64) -> Tried<(Bytes, u64)> {
+        let get = self.client.get_object().bucket(&self.settings.bucket).key(self.key(key)).range(range);
+        let answer = match Box::pin(get.send()).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let failure = judge(&error);
+                return Err((failure, told("reading", key.as_str(), failure, &error)));
+            }
+        };
+        let total = answer.content_range().and_then(|range| range.rsplit_once('/')?.1.parse().ok());
+        let whole = answer.content_length().and_then(|len| u64::try_from(len).ok());
+        let Some(size) = total.or(whole) else {
+            let text = format!("reading {key}: the answer does not say how long the object is");
+            return Err((Failure::Unknown, Error::new(ErrorKind::Unavailable, text)));
+        };
+        // The SDK's timeouts end with the headers.
+        let bytes = match tokio::time::timeout(patience(expected), answer.body.collect()).await {
+            Ok(Ok(collected)) => collected.into_bytes(),
+            Ok(Err(error)) => return Err((Failure::Unknown, broken_off(key, &error.to_string()))),
+            Err(_) => return Err((Failure::Unknown, broken_off(key, "it took too long"))),
+        };
+        if whole.is_some_and(|whole| whole != bytes.len() as u64) {
+            return Err((Failure::Unknown, broken_off(key, "it came short")));
+        }
+        Ok((bytes, size))
+    }
+
+    async fn head(&self, key: &StoreKey) -> Tried<u64> {
+        let head = self.client.head_object().bucket(&self.settings.bucket).key(self.key(key));
+        match Box::pin(head.send()).await {
+            Ok(answer) => Ok(answer.content_length().and_then(|len| u64::try_from(len).ok()).unwrap_or(0)),
+            Err(error) => {
+                let failure = judge(&error);
+                Err((failure, told("looking at", key.as_str(), failure, &error)))
+            }
+        }
+    }
+
+    async fn delete(&self, key: &StoreKey) -> Tried<()> {
+        let delete = self.client.delete_object().bucket(&self.settings.bucket).key(self.key(key));
+        match Box::pin(delete.send()).await {
+            Ok(_) => Ok(()),
+            Err(error) => match judge(&error) {
+                Failure::Absent => Ok(()),
+                failure => Err((failure, told("deleting", key.as_str(), failure, &error))),
+            },
+        }
+    }
+}
+
+fn broken_off(key: &StoreKey, why: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("reading {key}: the answer broke off: {why}"))
+}
+
+/// Repeats what may be repeated.
+async fn again<T, F>(asked: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Tried<T>>,
+{
+    let pause = ExponentialBuilder::default()
+        .with_min_delay(PAUSE_FIRST)
+        .with_max_delay(PAUSE_MAX)
+        .with_max_times(RETRIES)
+        .with_jitter();
+    let repeatable = |(failure, _): &(Failure, Error)| {
+        matches!(failure, Failure::Raced | Failure::Later | Failure::Unknown)
+    };
+    asked.retry(pause).sleep(tokio::time::sleep).when(repeatable).await.map_err(|(_, error)| error)
+}
+
+impl ObjectStore for S3Store {
+    fn stage(&self) -> Result<Box<dyn Staged>> {
+        upload::stage(Arc::clone(&self.inner))
+    }
+
+    fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Result<Bytes> {
+        if let Some(copied) = self.inner.copies.read(key, offset, len) {
+            return Ok(copied);
+        }
+        let end = offset.checked_add(len);
+        let short = || Error::corrupt(key.as_str(), offset, format!("{len} bytes are asked for, the object is shorter"));
+        let (Some(end), true) = (end, len > 0 && len <= READ_BYTES_MAX) else {
+            // Nothing to transfer: only whether it is there.
+            let size = self.size(key)?;
+            return match end.is_some_and(|end| end <= size) && len == 0 {
+                true => Ok(Bytes::new()),
+                false => Err(short()),
+            };
+        };
+        let wanted = key.clone();
+        let read = self.wait({
+            let inner = Arc::clone(&self.inner);
+            async move {
+                let range = format!("bytes={offset}-{}", end - 1);
+                again(|| async {
+                    match inner.get(&wanted, range.clone(), len).await {
+                        Err((Failure::Range, _)) => Ok(None),
+                        got => got.map(|(bytes, _)| Some(bytes)),
+                    }
+                })
+                .await
+            }
+        })??;
+        read.filter(|bytes| bytes.len() as u64 == len).ok_or_else(short)
+    }
+
+    fn read_tail(&self, key: &StoreKey, len: u64) -> Result<(Bytes, u64)> {
+        if len == 0 {
+            return Ok((Bytes::new(), self.size(key)?));
+        }
+        let wanted = key.clone();
+        self.ask(move |inner| async move {
+            again(|| async {
+                match inner.get(&wanted, format!("bytes=-{len}"), len.min(READ_BYTES_MAX)).await {
+                    // An empty object has no last byte.
+                    Err((Failure::Range, _)) => Ok((Bytes::new(), 0)),
+                    got => got,
+                }
+            })
+            .await
+        })
+    }
+
+    fn size(&self, key: &StoreKey) -> Result<u64> {
+        let key = key.clone();
+        self.ask(move |inner| async move { again(|| inner.head(&key)).await })
+    }
+
+    fn create(&self, key: &StoreKey, bytes: &[u8]) -> Result<bool> {
+        let (key, bytes) = (key.clone(), Bytes::copy_from_slice(bytes));
+        self.ask(move |inner| async move {
+            let checksum = upload::checksum(&bytes);
+            let len = bytes.len() as u64;
+            again(|| inner.put(&key, len, &checksum, ByteStream::from(bytes.clone()))).await
+        })
+    }
+
+    fn delete(&self, key: &StoreKey) -> Result<()> {
+        self.inner.copies.forget(key);
+        let key = key.clone();
+        self.ask(move |inner| async move { again(|| inner.delete(&key)).await })
+    }
+
+    fn delete_all(&self, keys: &[StoreKey]) -> Result<()> {
+        for key in keys {
+            self.inner.copies.forget(key);
+        }
+        let keys = keys.to_vec();
+        self.ask(move |inner| async move {
+            for some in keys.chunks(DELETE_KEYS_MAX) {
+                again(|| upload::delete_some(&inner, some)).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<StoreKey>> {
+        let prefix = prefix.to_owned();
+        self.ask(move |inner| async move {
+            let tops: &[&str] = if prefix.is_empty() { &["log", "packs"] } else { &[&prefix] };
+            let mut keys = Vec::new();
+            for top in tops {
+                upload::list_under(&inner, top, &mut keys).await?;
+            }
+            keys.sort();
+            Ok(keys)
+        })
+    }
+
+    fn uri(&self, key: &StoreKey) -> String {
+        format!("s3://{}/{}", self.inner.settings.bucket, self.inner.key(key))
+    }
+
+    fn sweep_staged(&self) -> Result<usize> {
+        self.inner.copies.sweep()
+    }
+
+    fn claim(&self, log: LogId, fresh: bool) -> Result<()> {
+        let key = StoreKey::mark();
+        let found = match self.read_tail(&key, MARK_BYTES_MAX) {
+            Err(error) if error.is_not_found() => None,
+            read => Some(String::from_utf8_lossy(&read?.0).trim().to_owned()),
+        };
+        let place = self.uri(&key);
+        match found {
+            Some(found) if found == log.to_string() => Ok(()),
+            Some(found) => Err(not_of(log, Some(&found), &place)),
+            None if fresh => match self.create(&key, format!("{log}\n").as_bytes())? {
+                true => Ok(()),
+                // Somebody was faster; or it was this very request.
+                false => self.claim(log, false),
+            },
+            None => Err(not_of(log, None, &place)),
+        }
+    }
+}
+
+/// Threads of the client.
+const WORKERS: usize = 2;
+/// Tries after the first.
+const RETRIES: usize = 4;
+const PAUSE_FIRST: std::time::Duration = std::time::Duration::from_millis(50);
+const PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+/// No more is asked for at once.
+const READ_BYTES_MAX: u64 = 1 << 30;
+/// S3 takes this many keys in one request.
+const DELETE_KEYS_MAX: usize = 1_000;
+const MARK_BYTES_MAX: u64 = 256;
+const PREFIX_BYTES_MAX: usize = 512;
+
+/// Where uploads are staged.
+pub(super) type Spool = DirectoryStore;

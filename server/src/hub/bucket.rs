@@ -1,0 +1,129 @@
+//! Where a data directory's bucket is, and how it is reached.
+//!
+//! Invariants: a directory that was opened with a bucket is never opened without it, since its packs are there; its note of that
+//! (`DATA/bucket.json`) holds no secret; packs of the time before are in the bucket before the note is.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use reprise_engine::{
+    Error, ErrorKind, Result,
+    clock::{Random, random16},
+    disk::{Disk, read_exact_at, real::RealDisk, write_all_at},
+    store::{
+        ObjectStore, StoreKey,
+        directory::DirectoryStore,
+        s3::{Copies, S3Settings, S3Store},
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use crate::hub::lifecycle::OBJECTS;
+
+/// Where a hub's packs are, and perhaps its log.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BucketPlace {
+    /// `s3://NAME/PREFIX`
+    pub url: String,
+    /// Whom to ask, for stores other than AWS.
+    pub endpoint: Option<String>,
+    /// The region that requests are signed for.
+    pub region: Option<String>,
+    /// The log is in the bucket, and other servers may write it too.
+    pub shared: bool,
+    /// Local copies take no more than this.
+    pub copies_bytes_max: u64,
+}
+
+impl BucketPlace {
+    /// The directory's note of its bucket; `None` if it has none.
+    pub fn noted(data: &Path) -> Result<Option<BucketPlace>> {
+        let disk = RealDisk::new(data.to_owned());
+        let file = match disk.open(NOTE) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            file => file?,
+        };
+        let mut bytes = vec![0; usize::try_from(file.len()?.min(NOTE_BYTES_MAX)).unwrap_or(0)];
+        read_exact_at(&*file, &mut bytes, 0)?;
+        let noted = serde_json::from_slice(&bytes);
+        noted.map(Some).map_err(|error| Error::corrupt(NOTE, 0, format!("it does not say where the bucket is: {error}")))
+    }
+
+    /// Notes it, durable before its name is.
+    fn note(&self, disk: &dyn Disk) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self).map_err(|error| Error::invalid(error.to_string()))?;
+        match disk.remove(NOTE_NEW) {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+        let file = disk.create_new(NOTE_NEW)?;
+        write_all_at(&*file, &text, 0)?;
+        file.sync_data()?;
+        disk.rename(NOTE_NEW, NOTE)?;
+        disk.sync_dir("")
+    }
+
+    /// The store in the bucket, proven to create keys at most once; with the packs that the directory kept before.
+    pub(super) fn open(&self, data: &Path, random: &Arc<dyn Random>) -> Result<Arc<dyn ObjectStore>> {
+        let directory = |name: &str| {
+            let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(data.join(name)));
+            DirectoryStore::new(disk, Arc::clone(random))
+        };
+        let settings = S3Settings::parse(&self.url, self.endpoint.clone(), self.region.clone())?;
+        let store = S3Store::new(settings, Copies::new(directory(COPIES), self.copies_bytes_max)?)?;
+        let noted = BucketPlace::noted(data)?;
+        if noted.as_ref().is_some_and(|noted| noted.url != self.url) {
+            let before = noted.map(|noted| noted.url).unwrap_or_default();
+            let text = format!("the packs of this directory are in {before}, not in {}: see {NOTE}", self.url);
+            return Err(Error::new(ErrorKind::Conflict, text));
+        }
+        if noted.is_none() {
+            store.probe(random16(&**random)?)?;
+            bring(&directory(OBJECTS), &store)?;
+        }
+        if noted.as_ref() != Some(self) {
+            self.note(&RealDisk::new(data.to_owned()))?;
+        }
+        Ok(Arc::new(store))
+    }
+}
+
+/// Brings the packs that a directory kept before it had a bucket, and then its mark: begun again, it goes on where it was.
+fn bring(from: &DirectoryStore, to: &S3Store) -> Result<()> {
+    let (mark, _) = match from.read_tail(&StoreKey::mark(), NOTE_BYTES_MAX) {
+        Err(error) if error.is_not_found() => return Ok(()),
+        mark => mark?,
+    };
+    let packs = from.list("packs")?;
+    let there = to.list("packs")?;
+    let (mut told, began) = (Instant::now(), Instant::now());
+    for (done, key) in packs.iter().enumerate().filter(|(_, key)| there.binary_search(key).is_err()) {
+        let size = from.size(key)?;
+        let mut staged = to.stage()?;
+        for at in (0..size).step_by(PIECE_STEP) {
+            staged.write(&from.read(key, at, (size - at).min(PIECE_STEP as u64))?)?;
+        }
+        staged.commit(key)?;
+        if told.elapsed() > TELL_EVERY {
+            told = Instant::now();
+            let seconds = began.elapsed().as_secs();
+            tracing::info!(done, of = packs.len(), seconds, "packs are brought into the bucket");
+        }
+    }
+    if !to.create(&StoreKey::mark(), &mark)? && to.read_tail(&StoreKey::mark(), NOTE_BYTES_MAX)?.0 != mark {
+        let place = to.uri(&StoreKey::mark());
+        return Err(Error::new(ErrorKind::Conflict, format!("{place}: the bucket holds another hub's packs")));
+    }
+    Ok(())
+}
+
+const NOTE: &str = "bucket.json";
+const NOTE_NEW: &str = "bucket.json.new";
+const NOTE_BYTES_MAX: u64 = 64 << 10;
+/// Copies of what the bucket holds, below the data directory.
+const COPIES: &str = "copies";
+const PIECE_STEP: usize = 8 << 20;
+const TELL_EVERY: Duration = Duration::from_secs(2);

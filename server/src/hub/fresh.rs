@@ -1,0 +1,87 @@
+//! Seeing what other servers wrote: a look into the bucket's log before anything is denied, and now and then under traffic.
+//!
+//! Invariants: `refs`, which every flow of the client begins with, looks first, so that who pushed by one server reads it by
+//! any other; nothing is refused for what another server may have changed before it was looked for; other reads are at most a
+//! second behind while requests come; without requests nobody looks. A local log has nobody to look for.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use reprise_engine::id::Position;
+use tokio::sync::oneshot;
+
+use crate::hub::{Hub, HubError};
+
+/// When the last request came.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    began: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Default for Activity {
+    fn default() -> Activity {
+        Activity { began: Instant::now(), last_ms: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Activity {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+
+    fn idle(&self) -> Duration {
+        match self.last_ms.load(Ordering::Relaxed) {
+            u64::MAX => Duration::MAX,
+            last => Duration::from_millis(self.now_ms().saturating_sub(last)),
+        }
+    }
+}
+
+impl Hub {
+    /// A request came.
+    pub fn active(&self) {
+        self.activity.last_ms.store(self.activity.now_ms(), Ordering::Relaxed);
+    }
+
+    /// A position at or before which everything stands that was acknowledged, by any server, before this call.
+    ///
+    /// Errors: `Unavailable` when the bucket is not reached.
+    pub async fn look(&self) -> Result<Position, HubError> {
+        if !self.shared {
+            return Ok(self.engine.durable().position);
+        }
+        let (reply, seen) = oneshot::channel();
+        self.engine.look(Box::new(move |looked| drop(reply.send(looked))));
+        Ok(seen.await.map_err(|_| HubError::Unavailable("the log was closed".to_owned()))??)
+    }
+
+    /// Before something is denied: true if other servers have written what this one had not seen. Then it is to be decided again.
+    pub(crate) async fn was_behind(&self) -> Result<bool, HubError> {
+        let known = self.engine.durable().position;
+        Ok(self.look().await? > known)
+    }
+}
+
+/// Looks while requests come. Ends with the server.
+pub async fn follow(hub: Arc<Hub>) {
+    while hub.shared && !hub.is_closing() {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if hub.activity.idle() > TRAFFIC {
+            continue;
+        }
+        if let Err(error) = hub.look().await {
+            tracing::debug!(%error, "the bucket's log was not looked at");
+        }
+    }
+}
+
+/// Together with the time of a look below the second that other reads may be behind.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// So long after the last request there is no traffic any more.
+const TRAFFIC: Duration = Duration::from_secs(5);

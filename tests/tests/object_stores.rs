@@ -1,0 +1,166 @@
+//! T13: one contract for every object store, and what S3 adds to it: every outcome of a request, parts, the probe.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use reprise_engine::{
+    clock::SystemRandom,
+    disk::real::RealDisk,
+    error::ErrorKind,
+    id::PackId,
+    store::{
+        Created, ObjectStore, StoreKey,
+        directory::DirectoryStore,
+        memory::MemoryStore,
+        s3::{Copies, S3Settings, S3Store},
+    },
+};
+use reprise_tests::{
+    bucket::{Bucket, Fault, Faults, faults},
+    effort::Effort,
+    store_contract::check,
+};
+
+fn directory(root: &Path) -> DirectoryStore {
+    DirectoryStore::new(Arc::new(RealDisk::new(root.to_path_buf())), Arc::new(SystemRandom))
+}
+
+fn s3(settings: S3Settings, root: &Path) -> S3Store {
+    S3Store::new(settings, Copies::new(directory(root), 1 << 30).unwrap()).unwrap()
+}
+
+fn put(store: &dyn ObjectStore, name: u8, bytes: &[u8]) -> reprise_engine::Result<Created> {
+    let mut staged = store.stage()?;
+    bytes.chunks(1 << 20).try_for_each(|chunk| staged.write(chunk))?;
+    staged.commit(&StoreKey::pack(PackId([name; 32])))
+}
+
+#[test]
+fn a_directory_keeps_the_contract() {
+    let root = tempfile::tempdir().unwrap();
+    check(&directory(root.path()));
+}
+
+#[test]
+fn memory_keeps_the_contract() {
+    check(&MemoryStore::new());
+}
+
+#[test]
+fn a_bucket_keeps_the_contract_with_and_without_a_prefix_and_local_copies() {
+    for (prefix, copies) in [("", 1 << 30), ("hubs/one", 0)] {
+        let (bucket, root) = (Bucket::start(), tempfile::tempdir().unwrap());
+        let copies = Copies::new(directory(root.path()), copies).unwrap();
+        check(&S3Store::new(bucket.settings(prefix), copies).unwrap());
+    }
+}
+
+#[test]
+fn a_bucket_that_answers_badly_one_time_in_five_keeps_the_contract() {
+    let mut effort = Effort::of("T12 outcomes of requests", 3);
+    while let Some(seed) = effort.next() {
+        let (bucket, root) = (Bucket::start(), tempfile::tempdir().unwrap());
+        bucket.objects.set_faults(Faults::random(seed, 20));
+        let store = s3(bucket.settings("hub"), root.path());
+        let want: Vec<u8> = (0..300_000u32).map(|at| (at % 251) as u8).collect();
+        for name in 0..20 {
+            // Whatever was answered, the key has these bytes or none, and a repeat says which.
+            let mut tries = 0;
+            while put(&store, name, &want).is_err() {
+                tries += 1;
+                assert!(tries < 20, "seed {seed}: {name} was never stored");
+            }
+            effort.saw(1);
+            let key = StoreKey::pack(PackId([name; 32]));
+            assert_eq!(bucket.objects.bytes(&format!("hub/{key}")).unwrap(), want);
+            let read = (0..20).find_map(|_| store.read(&key, 1_000, 2_000).ok()).unwrap();
+            assert_eq!(read, want[1_000..3_000]);
+        }
+    }
+}
+
+#[test]
+fn whatever_becomes_of_a_create_the_key_says_whose_it_is() {
+    for fault in faults::ALL {
+        for repeated in [1, 3, 9] {
+            let (bucket, root) = (Bucket::start(), tempfile::tempdir().unwrap());
+            let store = s3(bucket.settings(""), root.path());
+            let planned = BTreeMap::from([("put", vec![fault; repeated])]);
+            bucket.objects.set_faults(Faults { planned, ..Faults::default() });
+            let created = store.create(&StoreKey::slot(1), b"mine");
+            let there = bucket.objects.bytes(StoreKey::slot(1).as_str());
+            match created {
+                Ok(true) => assert_eq!(there.unwrap(), &b"mine"[..], "{fault:?}"),
+                // It met its own bytes, whose answer was lost.
+                Ok(false) => assert_eq!(there.unwrap(), &b"mine"[..], "{fault:?}"),
+                Err(error) => assert!(repeated == 9, "{fault:?} {repeated} times is not given up: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_large_object_goes_in_parts_and_a_failed_one_leaves_none() {
+    let (bucket, root) = (Bucket::start(), tempfile::tempdir().unwrap());
+    let store = s3(bucket.settings(""), root.path());
+    let large: Vec<u8> = (0..100u64 << 20).map(|at| (at / 4_096 % 253) as u8).collect();
+    assert_eq!(put(&store, 1, &large).unwrap(), Created::New);
+    assert_eq!(bucket.objects.counts()["part"], 7);
+    assert_eq!(bucket.objects.bytes(StoreKey::pack(PackId([1; 32])).as_str()).unwrap(), large);
+    assert_eq!(put(&store, 1, &large).unwrap(), Created::Existed);
+    let planned = BTreeMap::from([("part", vec![Fault::ErrorBefore; 40])]);
+    bucket.objects.set_faults(Faults { planned, ..Faults::default() });
+    put(&store, 2, &large).unwrap_err();
+    assert_eq!(bucket.objects.unfinished(), 0);
+    assert!(store.size(&StoreKey::pack(PackId([2; 32]))).unwrap_err().is_not_found());
+}
+
+#[test]
+fn what_was_pushed_here_is_read_from_the_local_copy_and_copies_stay_below_their_limit() {
+    let (bucket, root) = (Bucket::start(), tempfile::tempdir().unwrap());
+    let copies = Copies::new(directory(root.path()), 250_000).unwrap();
+    let store = S3Store::new(bucket.settings(""), copies).unwrap();
+    for name in 1..=4 {
+        put(&store, name, &[name; 100_000]).unwrap();
+    }
+    bucket.objects.take_counts();
+    for name in 1..=4 {
+        assert_eq!(store.read(&StoreKey::pack(PackId([name; 32])), 5, 3).unwrap(), vec![name; 3]);
+    }
+    assert_eq!(bucket.objects.take_counts(), BTreeMap::from([("get", 2)]), "two copies have room");
+    let held = directory(root.path()).list("packs").unwrap();
+    assert_eq!(held, [3, 4].map(|name| StoreKey::pack(PackId([name; 32]))));
+}
+
+#[test]
+fn the_probe_accepts_a_store_that_creates_once_and_leaves_nothing() {
+    let (bucket, root) = (Bucket::start(), tempfile::tempdir().unwrap());
+    s3(bucket.settings("hub"), root.path()).probe([7; 16]).unwrap();
+    assert!(bucket.objects.keys().is_empty());
+}
+
+#[test]
+fn errors_say_what_was_asked_and_what_helps() {
+    let (bucket, root) = (Bucket::start(), tempfile::tempdir().unwrap());
+    let other = S3Settings { bucket: "another".to_owned(), ..bucket.settings("") };
+    let error = s3(other, root.path()).create(&StoreKey::slot(1), b"x").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("NoSuchBucket") && error.to_string().contains("create the bucket"), "{error}");
+    let stranger = S3Settings { credentials: Some(("who".into(), "knows".into())), ..bucket.settings("") };
+    let error = s3(stranger, root.path()).create(&StoreKey::slot(1), b"x").unwrap_err();
+    assert!(error.to_string().contains("check the credentials"), "{error}");
+    let nobody = S3Settings { endpoint: Some("http://127.0.0.1:1".to_owned()), ..bucket.settings("") };
+    let error = s3(nobody, root.path()).size(&StoreKey::slot(1)).unwrap_err();
+    assert!(error.to_string().contains(StoreKey::slot(1).as_str()), "{error}");
+}
+
+#[test]
+fn bucket_urls_are_read_or_refused_by_name() {
+    let read = S3Settings::parse("s3://packs-1/hub/one/", Some("http://127.0.0.1:9000".into()), None).unwrap();
+    assert_eq!((read.bucket.as_str(), read.prefix.as_str(), read.path_style), ("packs-1", "hub/one/", true));
+    assert!(S3Settings::parse("s3://packs-1", None, None).unwrap().prefix.is_empty());
+    for odd in ["packs", "s3://", "s3://ab", "s3://Packs", "s3://packs//x", "s3://packs/../x", "s3://packs/a\\b", "http://packs"] {
+        let Err(error) = S3Settings::parse(odd, None, None) else { panic!("{odd} was accepted") };
+        assert!(error.to_string().contains(odd), "{error}");
+    }
+}
