@@ -21,6 +21,7 @@ pub mod object;
 pub mod pack;
 pub mod planted;
 mod recover;
+pub mod restore;
 pub mod store;
 mod writer;
 

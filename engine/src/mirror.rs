@@ -70,17 +70,19 @@ pub(crate) fn open(parts: &Parts, holder: &str, rule: SegmentRule) -> Result<(Op
 fn log_of(parts: &Parts) -> Result<LogId> {
     let key = StoreKey::mark();
     let mine = LogId::from_random(random16(&*parts.random)?);
-    if let Some(log) = read_mark(&*parts.store, &key)? {
+    if let Some(log) = read_mark(&*parts.store)? {
         return Ok(log);
     }
     // Whatever the answer was, the mark says whose log it is.
     let created = parts.store.create(&key, format!("{mine}\n").as_bytes());
     let lost = || created.err().unwrap_or_else(|| Error::new(ErrorKind::Unavailable, format!("{key} is gone again")));
-    read_mark(&*parts.store, &key)?.ok_or_else(lost)
+    read_mark(&*parts.store)?.ok_or_else(lost)
 }
 
-fn read_mark(store: &dyn ObjectStore, key: &StoreKey) -> Result<Option<LogId>> {
-    let Some(text) = read_text(store, key)? else { return Ok(None) };
+/// The log that a bucket belongs to; `None` if to none.
+pub(crate) fn read_mark(store: &dyn ObjectStore) -> Result<Option<LogId>> {
+    let key = StoreKey::mark();
+    let Some(text) = read_text(store, &key)? else { return Ok(None) };
     let log = text.trim().parse().map_err(|_| Error::corrupt(key.as_str(), 0, "it does not name a log"))?;
     Ok(Some(log))
 }
@@ -115,7 +117,7 @@ fn read_text(store: &dyn ObjectStore, key: &StoreKey) -> Result<Option<String>> 
 }
 
 /// The bucket's log with its floor behind the newest segment that both have; `Conflict` if the copy is of another history.
-fn sealed_like(parts: &Parts, log: LogId, kept: &Survey) -> Result<BucketLog> {
+pub(crate) fn sealed_like(parts: &Parts, log: LogId, kept: &Survey) -> Result<BucketLog> {
     let mut bucket = BucketLog::new(parts.store.clone(), parts.random.clone(), log);
     let trailers = kept.segments.iter().rev().filter_map(|segment| segment.trailer.as_ref());
     let sealed = trailers.map(|trailer| (trailer.first, trailer.last, trailer.chain));
@@ -152,7 +154,7 @@ fn check_archived(parts: &Parts, bucket: &mut BucketLog, anchor: &Anchor, log: L
 }
 
 /// Removes what is not sealed, newest first: what the bucket has of it comes from there.
-fn discard_unsealed(disk: &dyn Disk, kept: &Survey) -> Result<()> {
+pub(crate) fn discard_unsealed(disk: &dyn Disk, kept: &Survey) -> Result<()> {
     remove_if_there(disk, files::SPARE)?;
     let names = disk.list(LOG_DIR)?;
     let firsts = names.iter().filter_map(|name| position_of_name(name)).rev();
@@ -164,7 +166,7 @@ fn discard_unsealed(disk: &dyn Disk, kept: &Survey) -> Result<()> {
 }
 
 /// Copies the sealed segments that are not here, each whole and durable before the next.
-fn fetch_sealed(parts: &Parts, bucket: &mut BucketLog, kept: &Survey) -> Result<()> {
+pub(crate) fn fetch_sealed(parts: &Parts, bucket: &mut BucketLog, kept: &Survey) -> Result<()> {
     let mut next = kept.segments.last().and_then(|last| last.trailer.as_ref()).map_or(Position(1), |t| t.last.next());
     bucket.raise_floor()?;
     while next <= bucket.floor().last {

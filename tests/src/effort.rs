@@ -26,6 +26,8 @@ const TESTS: &[&str] = &[
     "T10 asked to stop",
     "T10 kill -9",
     "T11 eight openings of nothing",
+    "T11 histories of a fleet",
+    "T12 outcomes of requests",
     "T15 rebuilt = folded",
     "T16 log_segment",
     "T16 log_frames",

@@ -19,6 +19,7 @@ pub mod client;
 pub mod effort;
 pub mod faults;
 pub mod fixtures;
+pub mod fleet;
 pub mod fuzz;
 pub mod history;
 pub mod hostile;

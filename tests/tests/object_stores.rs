@@ -159,7 +159,16 @@ fn bucket_urls_are_read_or_refused_by_name() {
     let read = S3Settings::parse("s3://packs-1/hub/one/", Some("http://127.0.0.1:9000".into()), None).unwrap();
     assert_eq!((read.bucket.as_str(), read.prefix.as_str(), read.path_style), ("packs-1", "hub/one/", true));
     assert!(S3Settings::parse("s3://packs-1", None, None).unwrap().prefix.is_empty());
-    for odd in ["packs", "s3://", "s3://ab", "s3://Packs", "s3://packs//x", "s3://packs/../x", "s3://packs/a\\b", "http://packs"] {
+    for odd in [
+        "packs",
+        "s3://",
+        "s3://ab",
+        "s3://Packs",
+        "s3://packs//x",
+        "s3://packs/../x",
+        "s3://packs/a\\b",
+        "http://packs",
+    ] {
         let Err(error) = S3Settings::parse(odd, None, None) else { panic!("{odd} was accepted") };
         assert!(error.to_string().contains(odd), "{error}");
     }

@@ -68,6 +68,7 @@ impl Client {
                 limits: Limits::default(),
                 create_on_push: None,
                 holder: format!("reprise command, process {}", std::process::id()),
+                bucket: None,
             };
             let opened = tokio::task::spawn_blocking(move || Hub::open(directory)).await;
             match opened.map_err(|error| Failure::CouldNot(format!("opening the directory: {error}")))? {

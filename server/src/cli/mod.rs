@@ -9,6 +9,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 pub mod attended;
+pub mod bucket;
 pub mod client;
 pub mod clone;
 pub mod credentials;
@@ -23,6 +24,7 @@ pub mod pull;
 pub mod push;
 pub mod rebuild;
 pub mod repo;
+pub mod restore;
 pub mod serve;
 pub mod server_file;
 pub mod status;
@@ -78,6 +80,8 @@ enum Command {
     Verify(verify::Verify),
     /// Say what is damaged in a directory that no server has open; mend it with --repair
     Doctor(doctor::DoctorCommand),
+    /// Bring back a hub from its bucket alone
+    Restore(restore::Restore),
     /// Make a local copy of a repository on a hub
     Clone(clone::Clone),
     /// Fetch what is new into a local copy
@@ -128,6 +132,7 @@ async fn dispatch(arguments: Arguments, environment: Environment, output: &Outpu
     let command = match command {
         Command::Serve(serve) => return serve.run(data, output).await,
         Command::Doctor(doctor) => return doctor.run(data, output).await,
+        Command::Restore(restore) => return restore.run(data, output).await,
         Command::VerifyClone(verify) => return verify.run(output).await,
         Command::Clone(clone) => return clone.run(&environment, output).await,
         Command::Pull(pull) => return pull.run(&environment, output).await,
@@ -155,7 +160,7 @@ impl Command {
 
     async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
         match self {
-            Command::Serve(_) | Command::Doctor(_) => Ok(()),
+            Command::Serve(_) | Command::Doctor(_) | Command::Restore(_) => Ok(()),
             Command::Clone(_) | Command::Pull(_) | Command::Push(_) | Command::VerifyClone(_) => Ok(()),
             Command::Repo(repo) => repo.run(client, output).await,
             Command::Token(token) => token.run(client, output).await,

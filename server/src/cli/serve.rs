@@ -13,10 +13,10 @@ use serde_json::json;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
-    cli::{failure::Failure, output::Output, server_file::ServerFile},
+    cli::{bucket::BucketArguments, failure::Failure, output::Output, server_file::ServerFile},
     config::{self, LimitChange},
     http,
-    hub::{Hub, Limits, lifecycle::Directory, scrub},
+    hub::{Hub, Limits, archive, fresh, lifecycle::Directory, scrub},
     shutdown,
 };
 
@@ -26,6 +26,8 @@ use crate::{
   reprise serve
   reprise serve --data /srv/reprise --listen 0.0.0.0:10003
   reprise serve --create-on-push private            repositories appear with their owner's first push
+  reprise serve --bucket s3://hub/main              packs and the sealed log go to the bucket too
+  reprise serve --log bucket --bucket s3://hub/main one of any number of servers of one log
   reprise serve --limit fetches_max=32 --limit requests_per_second=50")]
 pub struct Serve {
     /// Where to listen; port 0 takes a free one
@@ -37,6 +39,8 @@ pub struct Serve {
     /// Give the stock client one-time addresses below URL, which is this server's for clients, for blobs over 64 KiB
     #[arg(long, value_name = "URL", value_parser = config::server_url)]
     presign_uploads: Option<String>,
+    #[command(flatten)]
+    bucket: BucketArguments,
     /// Change a limit; may be repeated
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     limits: Vec<LimitChange>,
@@ -55,6 +59,7 @@ impl Serve {
             limits: self.limits()?,
             create_on_push: self.create_on_push,
             holder: format!("reprise serve on {address}, process {}", std::process::id()),
+            bucket: self.bucket.place()?,
         };
         let hub = open(directory).await?;
         let hub = Arc::new(match self.presign_uploads.clone() {
@@ -66,10 +71,17 @@ impl Serve {
         self.greet(output, address, &data, is_new)?;
         let scrubbed = Arc::clone(&hub);
         let scrub = tokio::task::spawn_blocking(move || scrub::log(&scrubbed));
+        let archived = Arc::clone(&hub);
+        let archive = tokio::task::spawn_blocking(move || {
+            if archived.archiving {
+                archive::run(&archived);
+            }
+        });
+        tokio::spawn(fresh::follow(Arc::clone(&hub)));
         http::serve::run(listener, Arc::clone(&hub), stop).await;
         // No command may find us from here on; the lock tells it to wait.
         drop(told);
-        end(scrub, move || hub.close()).await
+        end([archive, scrub], move || hub.close()).await
     }
 
     fn limits(&self) -> Result<Limits, Failure> {
@@ -94,13 +106,14 @@ impl Serve {
 /// Waits for the reading of the log, then closes, whatever became of it: without its mark and its anchor the log would be one that
 /// crashed.
 async fn end(
-    scrub: JoinHandle<()>,
+    beside: [JoinHandle<()>; 2],
     close: impl FnOnce() -> reprise_engine::Result<()> + Send + 'static,
 ) -> Result<(), Failure> {
-    let read = scrub.await;
+    let ended = futures_util::future::join_all(beside).await;
     let closed = tokio::task::spawn_blocking(close).await;
     closed.map_err(|error| Failure::CouldNot(format!("closing: {error}")))??;
-    read.map_err(|error| Failure::CouldNot(format!("reading the log: {error}")))
+    let failed = ended.into_iter().find_map(std::result::Result::err);
+    failed.map_or(Ok(()), |error| Err(Failure::CouldNot(format!("reading or archiving the log: {error}"))))
 }
 
 /// Opens the directory; a command that holds it for a moment is waited for.
@@ -160,7 +173,7 @@ mod tests {
         let seen = Arc::clone(&closed);
         #[allow(clippy::panic, reason = "it is what is tested")]
         let scrub = tokio::task::spawn_blocking(|| panic!("a planted panic"));
-        let ended = end(scrub, move || {
+        let ended = end([scrub, tokio::spawn(async {})], move || {
             seen.store(true, Ordering::SeqCst);
             Ok(())
         });

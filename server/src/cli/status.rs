@@ -33,6 +33,7 @@ fn text(status: &Value) -> String {
     let lines = [
         ("state", plain(&status["detail"])),
         ("log ends at", plain(&status["durable"])),
+        ("in the bucket", plain(&status["archived"])),
         ("log tail", plain(&status["opened"]["tail"])),
         ("projections", plain(&projections["state"])),
         ("generation", plain(&projections["generation"])),

@@ -83,7 +83,9 @@ fn reason_status(reason: &Reason) -> (StatusCode, Option<Duration>) {
         }
         Reason::Busy(after) => (StatusCode::TOO_MANY_REQUESTS, Some(*after)),
         Reason::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, None),
-        Reason::Full | Reason::ReadOnly(_) | Reason::Unavailable(_) | Reason::Closed => (StatusCode::SERVICE_UNAVAILABLE, Some(RETRY_SOON)),
+        Reason::Full | Reason::ReadOnly(_) | Reason::Unavailable(_) | Reason::Closed => {
+            (StatusCode::SERVICE_UNAVAILABLE, Some(RETRY_SOON))
+        }
     }
 }
 

@@ -86,6 +86,7 @@ pub fn describe(hub: &Hub) -> Value {
         "detail": problem.unwrap_or_else(|| "well".to_owned()),
         "ready": is_ready(&status),
         "durable": durable.position.0,
+        "archived": hub.archiving.then(|| hub.engine.archived().0),
         "chain": durable.chain.to_string(),
         "lag_events": lag.events,
         "lag_seconds": lag.seconds,

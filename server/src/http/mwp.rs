@@ -64,6 +64,8 @@ pub fn routes() -> Router<Arc<Hub>> {
 }
 
 async fn refs(State(hub): State<Arc<Hub>>, caller: Caller, Path((owner, slug)): Name) -> Answer {
+    // Every flow of the client begins here: it sees what any server has acknowledged.
+    hub.look().await?;
     let (repo, view) = hub.readable(&caller, &owner, &slug).await?;
     hub.read(move || {
         let refs = view.refs(repo.scope)?;
@@ -151,21 +153,17 @@ pub(super) fn pushed(answer: &PushAnswer) -> Response {
 async fn negotiate(asked: Asked) -> Answer {
     let hub = Arc::clone(&asked.hub);
     let (repo, view, body) = asked.read(hub.limits.negotiate_body_bytes_max).await?;
-    let job = Arc::clone(&hub);
-    hub.blocking(move || {
-        let negotiated = job.negotiate(&repo, &view, &body)?;
-        let mut out = map(3);
-        ids(&mut out, "ack", &negotiated.ack);
-        encode::text(&mut out, "common_base");
-        match negotiated.common_base {
-            Some(base) => encode::id(&mut out, &base.0),
-            None => encode::nil(&mut out),
-        }
-        encode::text(&mut out, "ready");
-        encode::boolean(&mut out, negotiated.ready);
-        Ok(msgpack(out))
-    })
-    .await
+    let (negotiated, _) = hub.decided(view, move |hub, view| hub.negotiate(&repo, view, &body)).await?;
+    let mut out = map(3);
+    ids(&mut out, "ack", &negotiated.ack);
+    encode::text(&mut out, "common_base");
+    match negotiated.common_base {
+        Some(base) => encode::id(&mut out, &base.0),
+        None => encode::nil(&mut out),
+    }
+    encode::text(&mut out, "ready");
+    encode::boolean(&mut out, negotiated.ready);
+    Ok(msgpack(out))
 }
 
 async fn fetch(asked: Asked) -> Answer {

@@ -54,6 +54,7 @@ pub async fn track(State(tracked): State<Tracked>, request: Request, next: Next)
     let received = Arc::clone(&started.received);
     let mut request = request.map(|body| Body::new(Counted { body, bytes: received, _answered: None }));
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    tracked.hub.active();
     let admitted = match rate(&tracked, peer, request.headers()) {
         Ok(()) => tracked.admission.enter(&started.route).await.map(HeldPlace::from),
         Err(busy) => Err(busy),

@@ -56,7 +56,10 @@ impl Hub {
     ///
     /// Errors: `NotFound` when there is none or it is not for these eyes; `Unavailable` when the index is > 5 s behind.
     pub async fn readable(&self, caller: &Caller, owner: &str, slug: &str) -> Result<(Repo, View), HubError> {
-        let (row, view) = self.find_repo(owner, slug).await?;
+        let (mut row, mut view) = self.find_repo(owner, slug).await?;
+        if !row.as_ref().is_some_and(|row| caller.may_read(row)) && self.was_behind().await? {
+            (row, view) = self.find_repo(owner, slug).await?;
+        }
         self.still_valid(caller, &view)?;
         match row {
             Some(row) if caller.may_read(&row) => Ok((Repo::of(row), view)),
@@ -91,7 +94,10 @@ impl Hub {
             return Err(HubError::Unauthorized("a token is required: muse auth login".to_owned()));
         }
         let allowed = caller.allows(owner, slug, scope);
-        let (row, view) = self.find_repo(owner, slug).await?;
+        let (mut row, mut view) = self.find_repo(owner, slug).await?;
+        if row.is_none() && self.was_behind().await? {
+            (row, view) = self.find_repo(owner, slug).await?;
+        }
         self.still_valid(caller, &view)?;
         match (row, self.create_on_push) {
             (Some(row), _) if allowed => Ok((Repo::of(row), view)),

@@ -11,8 +11,10 @@ use std::{
 
 use reprise_engine::{
     Error, ErrorKind, Result,
-    clock::{Random, random16},
+    clock::{Random, SystemClock, SystemRandom, random16},
     disk::{Disk, read_exact_at, real::RealDisk, write_all_at},
+    engine::{Parts, SegmentInfo},
+    restore,
     store::{
         ObjectStore, StoreKey,
         directory::DirectoryStore,
@@ -49,7 +51,9 @@ impl BucketPlace {
         let mut bytes = vec![0; usize::try_from(file.len()?.min(NOTE_BYTES_MAX)).unwrap_or(0)];
         read_exact_at(&*file, &mut bytes, 0)?;
         let noted = serde_json::from_slice(&bytes);
-        noted.map(Some).map_err(|error| Error::corrupt(NOTE, 0, format!("it does not say where the bucket is: {error}")))
+        noted
+            .map(Some)
+            .map_err(|error| Error::corrupt(NOTE, 0, format!("it does not say where the bucket is: {error}")))
     }
 
     /// Notes it, durable before its name is.
@@ -68,12 +72,7 @@ impl BucketPlace {
 
     /// The store in the bucket, proven to create keys at most once; with the packs that the directory kept before.
     pub(super) fn open(&self, data: &Path, random: &Arc<dyn Random>) -> Result<Arc<dyn ObjectStore>> {
-        let directory = |name: &str| {
-            let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(data.join(name)));
-            DirectoryStore::new(disk, Arc::clone(random))
-        };
-        let settings = S3Settings::parse(&self.url, self.endpoint.clone(), self.region.clone())?;
-        let store = S3Store::new(settings, Copies::new(directory(COPIES), self.copies_bytes_max)?)?;
+        let store = self.connect(data, random)?;
         let noted = BucketPlace::noted(data)?;
         if noted.as_ref().is_some_and(|noted| noted.url != self.url) {
             let before = noted.map(|noted| noted.url).unwrap_or_default();
@@ -82,12 +81,40 @@ impl BucketPlace {
         }
         if noted.is_none() {
             store.probe(random16(&**random)?)?;
-            bring(&directory(OBJECTS), &store)?;
+            let objects: Arc<dyn Disk> = Arc::new(RealDisk::new(data.join(OBJECTS)));
+            bring(&DirectoryStore::new(objects, Arc::clone(random)), &store)?;
         }
         if noted.as_ref() != Some(self) {
             self.note(&RealDisk::new(data.to_owned()))?;
         }
         Ok(Arc::new(store))
+    }
+}
+
+impl BucketPlace {
+    /// Brings the log of the bucket into `data`, and notes the bucket there; of a log that servers share, the first opening
+    /// brings it. `each` hears of every segment.
+    pub fn restore(mut self, data: &Path, each: &mut dyn FnMut(&SegmentInfo)) -> Result<Arc<dyn ObjectStore>> {
+        let random: Arc<dyn Random> = Arc::new(SystemRandom);
+        let disk = Arc::new(RealDisk::new(data.to_owned()));
+        disk.create_dir("")?;
+        let probe = self.connect(data, &random)?;
+        self.shared = restore::is_shared(&probe)?;
+        drop(probe);
+        let store = self.open(data, &random)?;
+        if !self.shared {
+            let clock = Arc::new(SystemClock);
+            let parts = Parts { disk, store: Arc::clone(&store), clock, random };
+            restore::restore(&parts, &format!("reprise restore, process {}", std::process::id()), each)?;
+        }
+        Ok(store)
+    }
+
+    fn connect(&self, data: &Path, random: &Arc<dyn Random>) -> Result<S3Store> {
+        let settings = S3Settings::parse(&self.url, self.endpoint.clone(), self.region.clone())?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(data.join(COPIES)));
+        let copies = Copies::new(DirectoryStore::new(disk, Arc::clone(random)), self.copies_bytes_max)?;
+        S3Store::new(settings, copies)
     }
 }
 

@@ -36,15 +36,15 @@ impl Hub {
     /// Answers a `fetch` body.
     pub async fn fetch(self: &Arc<Self>, repo: Repo, view: View, body: Body) -> Result<FetchAnswer, HubError> {
         let room = self.room_for_ids(&body).await?;
-        let hub = Arc::clone(self);
-        let planned = self.blocking(move || {
-            // Once it is planned, the list is gone.
-            let _room = room;
-            Ok((hub.plan_fetch(&repo, &view, &body)?, repo, view))
+        let scope = repo.scope;
+        let planned = self.decided(view, move |hub, view| {
+            // Held by the job: once it is planned, the list is gone.
+            let _room = &room;
+            hub.plan_fetch(&repo, view, &body)
         });
-        let (plan, repo, view) = planned.await?;
+        let (plan, view) = planned.await?;
         let (hub, len) = (Arc::clone(self), plan.len);
-        self.begin(len, move |chunks| Producer { hub, view, scope: repo.scope, plan, chunks }.run()).await
+        self.begin(len, move |chunks| Producer { hub, view, scope, plan, chunks }.run()).await
     }
 
     /// Begins an answer of `len` bytes that `produce` makes on a blocking thread.

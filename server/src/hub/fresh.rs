@@ -13,6 +13,7 @@ use std::{
 };
 
 use reprise_engine::id::Position;
+use reprise_projections::View;
 use tokio::sync::oneshot;
 
 use crate::hub::{Hub, HubError};
@@ -59,6 +60,25 @@ impl Hub {
         let (reply, seen) = oneshot::channel();
         self.engine.look(Box::new(move |looked| drop(reply.send(looked))));
         Ok(seen.await.map_err(|_| HubError::Unavailable("the log was closed".to_owned()))??)
+    }
+
+    /// What `decide` makes of a view; where that is "not found" and other servers have written meanwhile, of a newer one.
+    pub(crate) async fn decided<T: Send + 'static>(
+        self: &Arc<Self>,
+        view: View,
+        decide: impl Fn(&Hub, &View) -> Result<T, HubError> + Send + Sync + 'static,
+    ) -> Result<(T, View), HubError> {
+        let decide = Arc::new(decide);
+        let job = |view: View| {
+            let (hub, decide) = (Arc::clone(self), Arc::clone(&decide));
+            self.blocking(move || Ok((decide(&hub, &view)?, view)))
+        };
+        match job(view).await {
+            Err(HubError::NotFound(_)) if self.was_behind().await? => {
+                job(self.view_at(self.engine.durable().position).await?).await
+            }
+            decided => decided,
+        }
     }
 
     /// Before something is denied: true if other servers have written what this one had not seen. Then it is to be decided again.

@@ -9,16 +9,16 @@ use std::{
 };
 
 use reprise_engine::{
-    Error, Result,
-    clock::{SystemClock, SystemRandom, random16},
+    Error, ErrorKind, Result,
+    clock::{Random, SystemClock, SystemRandom, random16},
     disk::{Disk, real::RealDisk},
-    engine::{Engine, Options, Parts},
+    engine::{Engine, LogKind, Options, Parts, SegmentRule},
     event::Visibility,
-    store::{ObjectStore, directory::DirectoryStore},
+    store::{ObjectStore, StoreKey, directory::DirectoryStore},
 };
 use reprise_projections::Projections;
 
-use crate::hub::{Hub, HubParts, Limits, Secret};
+use crate::hub::{Hub, HubParts, Limits, Secret, archive, bucket::BucketPlace};
 
 /// What to open.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Directory {
     pub create_on_push: Option<Visibility>,
     /// Written into the lock for whoever is refused.
     pub holder: String,
+    /// Where its bucket is; `None`: where it was the last time, if it had one.
+    pub bucket: Option<BucketPlace>,
 }
 
 impl Hub {
@@ -38,14 +40,33 @@ impl Hub {
     ///
     /// Errors: `Conflict` naming the holder when another process has the directory; what the engine says otherwise.
     pub fn open(directory: Directory) -> Result<Hub> {
-        let Directory { data, limits, create_on_push, holder } = directory;
-        let random = Arc::new(SystemRandom);
+        let Directory { data, limits, create_on_push, holder, bucket } = directory;
+        let random: Arc<dyn Random> = Arc::new(SystemRandom);
         let disk = Arc::new(RealDisk::new(data.clone()));
         disk.create_dir("")?;
-        let objects: Arc<dyn Disk> = Arc::new(RealDisk::new(data.join(OBJECTS)));
-        let store: Arc<dyn ObjectStore> = Arc::new(DirectoryStore::new(objects, random.clone()));
+        let bucket = match bucket {
+            Some(bucket) => Some(bucket),
+            None => BucketPlace::noted(&data)?,
+        };
+        let store = match &bucket {
+            Some(bucket) => bucket.open(&data, &random)?,
+            None => {
+                let objects: Arc<dyn Disk> = Arc::new(RealDisk::new(data.join(OBJECTS)));
+                Arc::new(DirectoryStore::new(objects, Arc::clone(&random)))
+            }
+        };
+        let shared = bucket.as_ref().is_some_and(|bucket| bucket.shared);
+        if bucket.is_some() && !shared {
+            refuse_shared(&*store)?;
+        }
         let parts = Parts { disk, store: Arc::clone(&store), clock: Arc::new(SystemClock), random: random.clone() };
-        let options = Options::new(holder);
+        let mut options = Options::new(holder);
+        if bucket.is_some() {
+            options.segment_bytes = archive::SEGMENT_BYTES;
+        }
+        if shared {
+            options.log = LogKind::Bucket(SegmentRule::DEFAULT);
+        }
         let (engine, report) = Engine::open(parts, options)?;
         store.sweep_staged()?;
         let spool_dir = empty_spool(&data)?;
@@ -59,11 +80,15 @@ impl Hub {
             },
         )?;
         let hub = Hub::new(HubParts { engine, projections, limits, spool_dir, create_on_push, operator });
-        Ok(hub.with_report(report))
+        Ok(hub.with_report(report).shared(shared).archiving(bucket.is_some()))
     }
 
-    /// Stops the projections, then the log, each with its clean mark. Blocking; after the last request.
+    /// Stops the projections, then the log, each with its clean mark; a bucket gets what it has not of a local log. Blocking;
+    /// after the last request.
     pub fn close(&self) -> Result<()> {
+        if self.archiving {
+            archive::finish(self);
+        }
         let projections = self.projections.shutdown();
         // The log closes whatever the projections said: they can be folded again, it cannot.
         self.engine.shutdown()?;
@@ -73,6 +98,19 @@ impl Hub {
     /// True if `data` holds a log.
     pub fn exists(data: &Path) -> bool {
         data.join("log").is_dir()
+    }
+}
+
+/// A bucket whose log other servers write is no place for the segments of a log of our own.
+fn refuse_shared(store: &dyn ObjectStore) -> Result<()> {
+    match store.size(&StoreKey::shared()) {
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => {
+            let place = store.uri(&StoreKey::shared());
+            let text = format!("{place}: servers share the log in this bucket: serve with --log bucket");
+            Err(Error::new(ErrorKind::Conflict, text))
+        }
     }
 }
 
@@ -116,7 +154,7 @@ mod tests {
 
     fn open(dir: &tempfile::TempDir) -> Arc<Hub> {
         let (data, limits) = (dir.path().join("data"), Limits::default());
-        let directory = Directory { data, limits, create_on_push: None, holder: "a test".to_owned() };
+        let directory = Directory { data, limits, create_on_push: None, holder: "a test".to_owned(), bucket: None };
         Arc::new(Hub::open(directory).unwrap())
     }
 

@@ -29,13 +29,16 @@ use tokio_util::task::TaskTracker;
 use crate::{http::health::Advance, hub::body::Body, wire::encode};
 
 pub mod access;
+pub mod archive;
 pub mod blob_lists;
 pub mod body;
+pub mod bucket;
 pub mod bundle;
 pub mod damage;
 pub mod delivery;
 pub mod error;
 pub mod fetch;
+pub mod fresh;
 pub mod lifecycle;
 pub mod limits;
 pub mod mpack;
@@ -78,6 +81,11 @@ pub struct Hub {
     pub opened: Option<OpenReport>,
     /// When the projections were last seen to advance, for `/health`.
     pub(crate) advance: Advance,
+    /// Other servers write this log too.
+    pub(crate) shared: bool,
+    pub(crate) activity: fresh::Activity,
+    /// The log is brought into a bucket.
+    pub(crate) archiving: bool,
     closing: AtomicBool,
     blocking_jobs: Arc<Semaphore>,
     pub(crate) push_turns: push::PushTurns,
@@ -172,6 +180,9 @@ impl Hub {
             operator,
             opened: None,
             advance: Advance::default(),
+            shared: false,
+            activity: fresh::Activity::default(),
+            archiving: false,
             closing: AtomicBool::new(false),
             blocking_jobs,
             push_turns: push::PushTurns::default(),
@@ -184,6 +195,18 @@ impl Hub {
             revoked: tokens::Revoked::default(),
             tasks: TaskTracker::new(),
         }
+    }
+
+    /// The same hub over a log that other servers write too.
+    #[must_use]
+    pub fn shared(self, shared: bool) -> Hub {
+        Hub { shared, ..self }
+    }
+
+    /// The same hub, whose log is brought into a bucket.
+    #[must_use]
+    pub fn archiving(self, archiving: bool) -> Hub {
+        Hub { archiving, ..self }
     }
 
     /// The same hub, knowing how its log was found at open.

@@ -117,13 +117,20 @@ impl Hub {
         ident: &Ident,
     ) -> Result<PushAnswer, HubError> {
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(answer) = self.attempt(caller, name, &asked, ident).await? {
-                return Ok(answer);
+            let known = self.engine.durable().position;
+            match self.attempt(caller, name, &asked, ident).await {
+                Ok(Some(answer)) if answer.ok => return Ok(answer),
+                Ok(None) => {}
+                // Perhaps another server has what it lacks, or has moved the branch.
+                refused => {
+                    let may_be_stale = !matches!(refused, Err(HubError::Unknown(_) | HubError::Unavailable(_)));
+                    if !(may_be_stale && self.look().await? > known) {
+                        return refused.and_then(|answer| answer.ok_or_else(changed));
+                    }
+                }
             }
         }
-        Err(HubError::Unavailable(format!(
-            "the repository changed {ATTEMPTS_MAX} times while the push was being decided: push again"
-        )))
+        Err(changed())
     }
 
     /// One reading of the repository and one proposal; `None` when it changed in between.
@@ -411,6 +418,13 @@ fn hash_parts(parts: &[&[u8]]) -> [u8; 32] {
         hash.update([0]);
     }
     hash.finalize().into()
+}
+
+/// The refusal of a push that was overtaken again and again.
+fn changed() -> HubError {
+    HubError::Unavailable(format!(
+        "the repository changed {ATTEMPTS_MAX} times while the push was being decided: push again"
+    ))
 }
 
 /// Decisions of one push before it gives up: each lost one means that another push won.

@@ -71,7 +71,7 @@ mod tests {
     async fn a_segment_that_cannot_be_read_now_is_read_later_and_its_damage_is_met_then() {
         let dir = tempfile::tempdir().unwrap();
         let (data, limits) = (dir.path().to_owned(), Limits::default());
-        let directory = Directory { data, limits, create_on_push: None, holder: "a test".to_owned() };
+        let directory = Directory { data, limits, create_on_push: None, holder: "a test".to_owned(), bucket: None };
         let hub = Hub::open(directory).unwrap();
         hub.create_repo(&Caller::Operator, NewRepo::named("alice", "etude")).await.unwrap();
         let segment = dir.path().join("log").join("seg-00000000000000000001.log");

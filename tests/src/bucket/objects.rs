@@ -278,7 +278,10 @@ impl S3 for Served {
         Ok(S3Response::new(DeleteObjectsOutput::default()))
     }
 
-    async fn list_objects_v2(&self, request: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
+    async fn list_objects_v2(
+        &self,
+        request: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let fault = self.0.before("list").await?;
         let input = request.input;
         Served::check_bucket(&input.bucket)?;
@@ -293,7 +296,8 @@ impl S3 for Served {
         let more = found.len() > PAGE_KEYS;
         found.truncate(PAGE_KEYS);
         let next_continuation_token = if more { found.last().map(|(key, _)| key.clone()) } else { None };
-        let object = |(key, size): (String, u64)| Object { key: Some(key), size: Some(size as i64), ..Default::default() };
+        let object =
+            |(key, size): (String, u64)| Object { key: Some(key), size: Some(size as i64), ..Default::default() };
         Ok(S3Response::new(ListObjectsV2Output {
             name: Some(input.bucket),
             prefix: Some(prefix),

@@ -140,7 +140,7 @@ where
     };
     let hint = match code.as_deref() {
         Some("NoSuchBucket") => "; create the bucket first",
-        Some("AccessDenied" | "SignatureDoesNotMatch" | "InvalidAccessKeyId") => "; check the credentials and their policy",
+        _ if matches!(status, Some(401 | 403)) => "; check the credentials and their policy",
         _ if what.contains("no credentials") => "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
         _ => "",
     };

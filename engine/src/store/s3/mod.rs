@@ -44,7 +44,8 @@ pub struct S3Settings {
 impl S3Settings {
     /// Reads `s3://NAME/PREFIX`; with an endpoint, path style is the default.
     pub fn parse(url: &str, endpoint: Option<String>, region: Option<String>) -> Result<S3Settings> {
-        let rest = url.strip_prefix("s3://").ok_or_else(|| Error::invalid(format!("'{url}' is not s3://NAME/PREFIX")))?;
+        let rest =
+            url.strip_prefix("s3://").ok_or_else(|| Error::invalid(format!("'{url}' is not s3://NAME/PREFIX")))?;
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
         if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(named) {
@@ -149,7 +150,8 @@ impl Inner {
     /// One PUT that creates `key`: true if it did, false if something stands there.
     async fn put(&self, key: &StoreKey, bytes: u64, checksum: &str, body: ByteStream) -> Tried<bool> {
         let put = self.client.put_object().bucket(&self.settings.bucket).key(self.key(key));
-        let put = put.if_none_match("*").checksum_sha256(checksum).content_length(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let put =
+            put.if_none_match("*").checksum_sha256(checksum).content_length(i64::try_from(bytes).unwrap_or(i64::MAX));
         let config = aws_sdk_s3::config::Builder::new().timeout_config(timeouts(bytes));
         match Box::pin(put.body(body).customize().config_override(config).send()).await {
             Ok(answer) if answer.e_tag().is_some() => Ok(true),
@@ -229,9 +231,8 @@ where
         .with_max_delay(PAUSE_MAX)
         .with_max_times(RETRIES)
         .with_jitter();
-    let repeatable = |(failure, _): &(Failure, Error)| {
-        matches!(failure, Failure::Raced | Failure::Later | Failure::Unknown)
-    };
+    let repeatable =
+        |(failure, _): &(Failure, Error)| matches!(failure, Failure::Raced | Failure::Later | Failure::Unknown);
     asked.retry(pause).sleep(tokio::time::sleep).when(repeatable).await.map_err(|(_, error)| error)
 }
 
@@ -245,7 +246,8 @@ impl ObjectStore for S3Store {
             return Ok(copied);
         }
         let end = offset.checked_add(len);
-        let short = || Error::corrupt(key.as_str(), offset, format!("{len} bytes are asked for, the object is shorter"));
+        let short =
+            || Error::corrupt(key.as_str(), offset, format!("{len} bytes are asked for, the object is shorter"));
         let (Some(end), true) = (end, len > 0 && len <= READ_BYTES_MAX) else {
             // Nothing to transfer: only whether it is there.
             let size = self.size(key)?;

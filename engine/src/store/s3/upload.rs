@@ -180,12 +180,7 @@ async fn put_part(
     }
 }
 
-async fn complete(
-    inner: &Inner,
-    key: &StoreKey,
-    upload: &str,
-    parts: Vec<CompletedPart>,
-) -> Tried<bool> {
+async fn complete(inner: &Inner, key: &StoreKey, upload: &str, parts: Vec<CompletedPart>) -> Tried<bool> {
     let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
     let config = aws_sdk_s3::config::Builder::new().timeout_config(timeouts(PUT_BYTES_MAX));
     let complete = inner.client.complete_multipart_upload().bucket(&inner.settings.bucket).key(inner.key(key));

@@ -357,8 +357,17 @@ impl ObjectStore for Upload {
         self.read_at(offset, len)
     }
 
+    fn read_tail(&self, _: &StoreKey, len: u64) -> Result<(Bytes, u64)> {
+        let len = len.min(self.bytes);
+        Ok((self.read_at(self.bytes - len, len)?, self.bytes))
+    }
+
     fn size(&self, _: &StoreKey) -> Result<u64> {
         Ok(self.bytes)
+    }
+
+    fn create(&self, _: &StoreKey, _: &[u8]) -> Result<bool> {
+        Err(read_only())
     }
 
     fn delete(&self, _: &StoreKey) -> Result<()> {
