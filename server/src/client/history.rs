@@ -12,7 +12,7 @@ use reprise_engine::{
 use super::{ClientError, Repository, files, refs};
 
 /// Commits that tell a server what is here: everything that refs and tracking refs name, `more`, and their nearest ancestors, at
-/// most [`HAVE_MAX`]. A server that knows none of a branch's newest commits still finds where it left off.
+/// most `HAVE_MAX`. A server that knows none of a branch's newest commits still finds where it left off.
 pub fn have(repository: &Repository, more: &[ObjectId]) -> Result<Vec<ObjectId>, ClientError> {
     let mut tips: Vec<ObjectId> = refs::read_all(&repository.heads())?.into_values().collect();
     for remote in files::names(&repository.muse("remotes"))? {

@@ -97,7 +97,7 @@ impl Remote {
         rmp_serde::from_slice(&bytes).map_err(|error| ClientError::untrusted(format!("{}: {error}", ask.path)))
     }
 
-    /// Tries until it works, the failure is one that stays, or [`TRIES`] are over.
+    /// Tries until it works, the failure is one that stays, or `TRIES` are over.
     pub async fn patiently<T>(&self, attempt: impl AsyncFn() -> Result<T, ClientError>) -> Result<T, ClientError> {
         for fruitless in 1..TRIES {
             let error = match attempt().await {
@@ -111,7 +111,7 @@ impl Remote {
         attempt().await
     }
 
-    /// Waits before the next attempt: longer after each, and at least as long as the server wants, within [`PAUSE_MAX`].
+    /// Waits before the next attempt: longer after each, and at least as long as the server wants, within `PAUSE_MAX`.
     pub async fn pause(&self, fruitless: u32, after: Duration) -> Result<(), ClientError> {
         let pause = PAUSE_FIRST.saturating_mul(1 << fruitless.min(10)) / 2;
         self.or_stopped(tokio::time::sleep(after.max(pause).min(PAUSE_MAX))).await

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ClientError;
 
-/// Calls `each` for every item, on as many threads as there are cores (at most [`THREADS_MAX`]).
+/// Calls `each` for every item, on as many threads as there are cores (at most `THREADS_MAX`).
 ///
 /// Errors: the first that `each` gave; `Interrupted` if `stop` was set before the last item was taken.
 pub fn for_each<T: Sync>(

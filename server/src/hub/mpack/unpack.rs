@@ -1,6 +1,6 @@
 //! `push/unpack-mpack`: uploaded packs become a push.
 //!
-//! Invariants: the decision is [`Hub::decide_push`], as for every push; uploads are forgotten only once a push with them was
+//! Invariants: the decision is `Hub::decide_push`, as for every push; uploads are forgotten only once a push with them was
 //! accepted; a repeat of an accepted push is answered as before, whether its uploads are still there or not.
 
 use std::sync::Arc;
