@@ -125,23 +125,27 @@ impl BucketLog {
         if self.floor.ordinal > tail.ordinal {
             return Ok(Looked { groups: self.segment(tail)?, at_end: false });
         }
+        let read = self.slots(tail);
+        self.raise_floor()?;
+        if self.floor.ordinal > tail.ordinal {
+            // Slots that were read, or found absent or odd, may be of the time after the sealing: only the segment counts.
+            return Ok(Looked { groups: self.segment(tail)?, at_end: false });
+        }
+        read
+    }
+
+    /// The slots from `tail` on. Whether they count is to be asked after this, even of an error: a slot that was left behind by a
+    /// server that slept has the chain of another group before it.
+    fn slots(&self, tail: &Tail) -> Result<Looked> {
         let (mut groups, mut bytes, mut next) = (Vec::new(), 0, *tail);
-        let at_end = loop {
-            if groups.len() >= LOOK_SLOTS_MAX || bytes >= LOOK_BYTES_MAX {
-                break false;
-            }
-            let Some(slot) = self.slot(next.ordinal)? else { break true };
+        while groups.len() < LOOK_SLOTS_MAX && bytes < LOOK_BYTES_MAX {
+            let Some(slot) = self.slot(next.ordinal)? else { return Ok(Looked { groups, at_end: true }) };
             let group = slot.group(&next)?;
             bytes += group.stored_bytes();
             (next.next, next.ordinal, next.chain) = (group.last.next(), next.ordinal + 1, group.chain);
             groups.push(group);
-        };
-        self.raise_floor()?;
-        if self.floor.ordinal > tail.ordinal {
-            // Slots that were read, or found absent, may be of the time after the sealing: only the segment counts.
-            return Ok(Looked { groups: self.segment(tail)?, at_end: false });
         }
-        Ok(Looked { groups, at_end })
+        Ok(Looked { groups, at_end: false })
     }
 
     /// Sees which segments were sealed since the last look.

@@ -285,12 +285,34 @@ fn a_reader_believes_no_slot_that_was_written_after_its_sealing() {
     archive_all(&awake);
     // Another first group, as a third server that slept would write it.
     let other = MemoryStore::new();
-    other.create(&StoreKey::mark(), &store.read_tail(&StoreKey::mark(), 1 << 10).unwrap().0).unwrap();
-    other.create(&StoreKey::shared(), &store.read_tail(&StoreKey::shared(), 1 << 10).unwrap().0).unwrap();
+    for key in [StoreKey::mark(), StoreKey::shared()] {
+        other.create(&key, &store.read_tail(&key, 1 << 10).unwrap().0).unwrap();
+    }
     let third = serve(&other, 3).engine;
     done(third.propose_and_wait(small(77)));
     let bogus = other.read_tail(&StoreKey::slot(1), 1 << 20).unwrap().0;
     assert!(store.create(&StoreKey::slot(1), &bogus).unwrap());
     assert_eq!(asleep.look_and_wait().unwrap(), Position(20));
     assert_eq!(read_all(&asleep).unwrap(), read_all(&awake).unwrap());
+}
+
+#[test]
+fn slots_that_two_sleepers_left_behind_are_no_damage() {
+    let store = MemoryStore::new();
+    let (asleep, awake) = (serve(&store, 1).engine, serve(&store, 2).engine);
+    for number in 0..20 {
+        done(awake.propose_and_wait(small(number)));
+    }
+    let genuine = store.read_tail(&StoreKey::slot(2), 1 << 20).unwrap().0;
+    archive_all(&awake);
+    // Another first group, and behind it the second one, which continues the group that was sealed.
+    let other = MemoryStore::new();
+    for key in [StoreKey::mark(), StoreKey::shared()] {
+        other.create(&key, &store.read_tail(&key, 1 << 10).unwrap().0).unwrap();
+    }
+    done(serve(&other, 3).engine.propose_and_wait(small(77)));
+    let stray = other.read_tail(&StoreKey::slot(1), 1 << 20).unwrap().0;
+    assert!(store.create(&StoreKey::slot(1), &stray).unwrap() && store.create(&StoreKey::slot(2), &genuine).unwrap());
+    assert_eq!(asleep.look_and_wait().unwrap(), Position(20));
+    assert!(asleep.read_only().is_none());
 }
