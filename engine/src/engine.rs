@@ -15,6 +15,7 @@ use crate::{
     limits::{PROPOSAL_BYTES_MAX, SEGMENT_BYTES_DEFAULT},
     log::{
         drive::{Drive, Driven},
+        files::LOG_DIR,
         published::Published,
     },
     mirror, recover,
@@ -337,6 +338,15 @@ impl Engine {
         Ok((engine, OpenReport { durable, ..opened.report }))
     }
 
+    /// `Conflict` naming the holder if a process has the log under `disk`. For those who would touch something else of the
+    /// directory before they open it.
+    pub fn ensure_free(disk: &dyn Disk, holder: &str) -> Result<()> {
+        match disk.list(LOG_DIR)?.is_empty() {
+            true => Ok(()),
+            false => recover::lock(disk, holder).map(drop),
+        }
+    }
+
     /// Asks where the log ends. `reply` gets a position at or before which everything stands that was acknowledged, by any
     /// server, before this call, and that followers of this engine see. It must not block. A local log answers at once.
     ///
@@ -413,6 +423,11 @@ impl Engine {
         self.inner.drive.published.look().archived
     }
 
+    /// Bytes of the log behind `position`, to the segment: what would be lost with this disk if the store had no more.
+    pub fn bytes_after(&self, position: Position) -> u64 {
+        self.inner.drive.published.look().bytes_after(position)
+    }
+
     /// Ends the active segment of a local log, if there is anything in it, so that it can be archived.
     pub fn roll(&self) {
         self.inner.drive.roll();
@@ -431,6 +446,12 @@ impl Engine {
     /// Where packs live.
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.inner.drive.parts.store
+    }
+
+    /// The same without copies beside it: what rests there, for those who judge it.
+    pub fn store_itself(&self) -> Arc<dyn ObjectStore> {
+        let store = self.store();
+        store.without_copies().unwrap_or_else(|| Arc::clone(store))
     }
 
     /// Files of the data directory.

@@ -12,6 +12,7 @@ use std::{
 
 /// Every test with an effort, a line each: `tests/long` counts them to share its time.
 const TESTS: &[&str] = &[
+    "F3 copies, flipped bits",
     "F3 doctor, flipped bytes",
     "T1 crashes in random stories",
     "T2 crashes in the recovery of random stories",

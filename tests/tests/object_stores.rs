@@ -1,13 +1,27 @@
 //! T13: one contract for every object store, and what S3 adds to it: every outcome of a request, parts, the probe.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods
+)]
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reprise_engine::{
     clock::SystemRandom,
     disk::real::RealDisk,
     error::ErrorKind,
-    id::PackId,
+    id::{PackId, Position},
     store::{
         Created, ObjectStore, StoreKey,
         directory::DirectoryStore,
@@ -20,6 +34,7 @@ use reprise_tests::{
     effort::Effort,
     store_contract::check,
 };
+use sha2::{Digest, Sha256};
 
 fn directory(root: &Path) -> DirectoryStore {
     DirectoryStore::new(Arc::new(RealDisk::new(root.to_path_buf())), Arc::new(SystemRandom))
@@ -130,6 +145,161 @@ fn what_was_pushed_here_is_read_from_the_local_copy_and_copies_stay_below_their_
     assert_eq!(bucket.objects.take_counts(), BTreeMap::from([("get", 2)]), "two copies have room");
     let held = directory(root.path()).list("packs").unwrap();
     assert_eq!(held, [3, 4].map(|name| StoreKey::pack(PackId([name; 32]))));
+}
+
+/// What happens to the files of one copy: the copy, its checksums.
+type Harm = fn(copy: &Path, sums: &Path, other: &Path);
+
+fn change(path: &Path, what: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    what(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+const HARMS: [(&str, Harm); 9] = [
+    ("cut", |copy, _, _| change(copy, |bytes| bytes.truncate(bytes.len() / 2))),
+    ("empty", |copy, _, _| change(copy, Vec::clear)),
+    ("longer", |copy, _, _| change(copy, |bytes| bytes.insert(0, 0))),
+    ("a zeroed page", |copy, _, _| change(copy, |bytes| bytes[65_536..69_632].fill(0))),
+    ("gone", |copy, _, _| fs::remove_file(copy).unwrap()),
+    ("another's", |copy, _, other| fs::write(copy, fs::read(other).unwrap()).unwrap()),
+    ("checksums gone", |_, sums, _| fs::remove_file(sums).unwrap()),
+    ("checksums cut", |_, sums, _| change(sums, |bytes| bytes.truncate(bytes.len() - 1))),
+    ("checksums empty", |_, sums, _| change(sums, Vec::clear)),
+];
+
+/// A pack in a bucket, with its copy and that of another one.
+struct Copied {
+    bucket: Bucket,
+    root: tempfile::TempDir,
+    store: S3Store,
+    key: StoreKey,
+    bytes: Vec<u8>,
+    files: [PathBuf; 3],
+}
+
+impl Copied {
+    fn new() -> Copied {
+        let (bucket, root) = (Bucket::start(), tempfile::tempdir().unwrap());
+        let store = s3(bucket.settings(""), root.path());
+        let bytes: Vec<u8> = (0..150_000u32).map(|at| (at * 7 % 251) as u8).collect();
+        let [key, other] = [0, 1].map(|odd| {
+            let bytes: Vec<u8> = bytes.iter().map(|byte| byte ^ odd).collect();
+            let key = StoreKey::pack(PackId(Sha256::digest(&bytes).into()));
+            let mut staged = store.stage().unwrap();
+            bytes.chunks(40_000).for_each(|piece| staged.write(piece).unwrap());
+            staged.commit(&key).unwrap();
+            key
+        });
+        let sums = key.as_str().replace("packs/", "sums/").replace(".pack", ".sums");
+        let files = [key.as_str(), &sums, other.as_str()].map(|file| root.path().join(file));
+        Copied { bucket, root, store, key, bytes, files }
+    }
+
+    /// As after a start.
+    fn reopened(&mut self) {
+        self.store = s3(self.bucket.settings(""), self.root.path());
+    }
+
+    fn harm(&self, harm: impl FnOnce(&Path, &Path, &Path)) {
+        harm(&self.files[0], &self.files[1], &self.files[2]);
+    }
+
+    /// Every read of it is right, then there is a sound copy again, and nothing is asked of the bucket any more.
+    fn check(&self, what: &str) {
+        for (at, len) in [(0, 150_000), (65_500, 100), (149_999, 1), (70_000, 70_000)] {
+            let read =
+                self.store.read(&self.key, at as u64, len as u64).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert!(read == self.bytes[at..at + len], "{what}: other bytes at {at}");
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // A file that somebody took away is still read while it is open here.
+        let is_back = || what == "gone" || fs::read(&self.files[0]).is_ok_and(|bytes| bytes == self.bytes);
+        while !(is_back() && self.is_served_here()) {
+            assert!(Instant::now() < deadline, "{what}: no new copy");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_served_here(&self) -> bool {
+        self.bucket.objects.take_counts();
+        assert!(self.store.read(&self.key, 0, 150_000).unwrap() == self.bytes);
+        self.bucket.objects.take_counts().is_empty()
+    }
+}
+
+#[test]
+fn whatever_happens_to_a_copy_while_it_is_in_use_the_bucket_is_read_and_the_copy_comes_back() {
+    for (what, harm) in HARMS {
+        let copied = Copied::new();
+        assert!(copied.is_served_here());
+        copied.harm(harm);
+        copied.check(what);
+    }
+}
+
+#[test]
+fn whatever_happens_to_a_copy_between_two_starts_the_bucket_is_read() {
+    for (what, harm) in HARMS {
+        let mut copied = Copied::new();
+        copied.harm(harm);
+        copied.reopened();
+        let read = copied.store.read(&copied.key, 1, 149_000).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(read == copied.bytes[1..149_001], "{what}");
+    }
+    let mut copied = Copied::new();
+    copied.reopened();
+    assert!(copied.is_served_here(), "an unharmed copy outlives the process");
+}
+
+#[test]
+fn no_flipped_bit_of_a_copy_or_of_its_checksums_is_ever_served() {
+    let mut effort = Effort::of("F3 copies, flipped bits", 60);
+    let mut copied = Copied::new();
+    while let Some(seed) = effort.next() {
+        let mut random = StdRng::seed_from_u64(seed);
+        let file = random.random_range(0..2);
+        let mut at = 0;
+        change(&copied.files[file], |bytes| {
+            at = random.random_range(0..bytes.len());
+            bytes[at] ^= 1 << random.random_range(0..8);
+        });
+        copied.reopened();
+        copied.check(&format!("seed {seed}: byte {at} of {}", copied.files[file].display()));
+        effort.saw(1);
+    }
+}
+
+#[test]
+fn a_damaged_copy_of_what_the_bucket_does_not_give_is_an_error_of_the_bucket_and_no_damage() {
+    let copied = Copied::new();
+    copied.harm(|copy, _, _| change(copy, |bytes| bytes[9] ^= 1));
+    copied.bucket.objects.set_faults(Faults { down: true, ..Faults::default() });
+    assert!(!copied.store.read(&copied.key, 0, 100).unwrap_err().is_corrupt());
+    copied.bucket.objects.set_faults(Faults::default());
+    assert!(copied.store.read(&copied.key, 0, 100).unwrap() == copied.bytes[..100]);
+}
+
+/// An archived segment was compared with the copy of what had just been sent, and never with what the bucket had.
+#[test]
+fn nothing_but_packs_is_kept_beside_the_bucket_and_who_judges_the_bucket_reads_the_bucket() {
+    let copied = Copied::new();
+    let segment = StoreKey::segment(Position(1));
+    let mut staged = copied.store.stage().unwrap();
+    staged.write(b"as it was sent").unwrap();
+    staged.commit(&segment).unwrap();
+    for key in [&segment, &copied.key] {
+        copied.bucket.objects.overwrite(key.as_str(), vec![9; 150_000].into());
+    }
+    assert_eq!(copied.store.read(&segment, 0, 3).unwrap(), vec![9; 3]);
+    assert!(copied.store.read(&copied.key, 0, 3).unwrap() == copied.bytes[..3]);
+    let bucket = copied.store.without_copies().unwrap();
+    assert_eq!(bucket.read(&copied.key, 0, 3).unwrap(), vec![9; 3]);
+    // What the bucket has now is not what the copy was of: it does not become a copy.
+    copied.harm(|copy, _, _| change(copy, Vec::clear));
+    assert_eq!(copied.store.read(&copied.key, 0, 3).unwrap(), vec![9; 3]);
+    assert_eq!(copied.store.read(&copied.key, 0, 3).unwrap(), vec![9; 3]);
+    assert!(!copied.files[0].exists());
 }
 
 #[test]

@@ -184,6 +184,13 @@ impl Shown {
         (position <= segment.last).then_some(segment)
     }
 
+    /// Bytes of the log behind `position`, to the segment: those of one that it stands in count wholly.
+    pub(crate) fn bytes_after(&self, position: Position) -> u64 {
+        let behind =
+            self.segments.iter().filter(|segment| segment.last > position && segment.last >= segment.header.first);
+        behind.map(|segment| if segment.sealed { segment.bytes } else { segment.frames_end - BLOCK_LEN as u64 }).sum()
+    }
+
     /// Position of a repository's last durable event.
     pub(crate) fn last_position_of(&self, repo: RepoId) -> Position {
         self.last_positions.get(&repo).copied().unwrap_or(Position::ZERO)

@@ -115,13 +115,17 @@ impl Checker<'_> {
     }
 }
 
-fn hash_of(store: &dyn ObjectStore, key: &StoreKey, size: u64) -> Result<[u8; 32]> {
+/// SHA-256 of the `size` bytes under a key, read piece by piece: a pack's is its id.
+pub fn hash_of(store: &dyn ObjectStore, key: &StoreKey, size: u64) -> Result<[u8; 32]> {
     let mut hasher = Sha256::new();
     let mut offset = 0;
     while offset < size {
-        let len = PIECE_BYTES.min(size - offset);
+        let len = HASHED_BYTES.min(size - offset);
         hasher.update(store.read(key, offset, len)?);
         offset += len;
     }
     Ok(hasher.finalize().into())
 }
+
+/// Read at a time while only the hash is wanted.
+const HASHED_BYTES: u64 = 8 << 20;

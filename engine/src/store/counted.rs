@@ -74,6 +74,10 @@ impl ObjectStore for CountedStore {
         self.store.uri(key)
     }
 
+    fn without_copies(&self) -> Option<Arc<dyn ObjectStore>> {
+        self.store.without_copies()
+    }
+
     fn sweep_staged(&self) -> Result<usize> {
         self.store.sweep_staged()
     }

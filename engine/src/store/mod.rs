@@ -3,7 +3,7 @@
 //! Invariants: a key is written once, create-if-absent, and never gets other bytes (F7); bytes are visible under their key only
 //! after they are durable; a staged upload that is dropped leaves nothing; no LIST on a hot path.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
@@ -47,6 +47,11 @@ impl StoreKey {
     /// `STORE`: which log's packs these are.
     pub fn mark() -> StoreKey {
         StoreKey("STORE".to_owned())
+    }
+
+    /// True for a pack's key.
+    pub fn is_pack(&self) -> bool {
+        self.0.starts_with("packs/")
     }
 
     /// The key as text.
@@ -95,6 +100,11 @@ pub trait ObjectStore: Send + Sync {
     fn list(&self, prefix: &str) -> Result<Vec<StoreKey>>;
     /// Where the key's bytes are, for people and for `storage_uri` (`file:packs/…`, `s3://…`).
     fn uri(&self, key: &StoreKey) -> String;
+    /// The same store without what this server keeps of it beside, for those who judge what rests in the store itself; `None` if
+    /// nothing is kept.
+    fn without_copies(&self) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
     /// Removes what interrupted uploads left behind; called once at open. Returns how many.
     fn sweep_staged(&self) -> Result<usize>;
     /// Makes sure that this is the store of `log`: with `fresh` (nothing was ever appended) an unmarked store is marked as

@@ -292,7 +292,7 @@ fn verify_pack(
         true => Wrong::Damaged(error.to_string()),
         false => Wrong::NotRead(error.into()),
     };
-    let store = hub.engine.store().as_ref();
+    let store = &*hub.engine.store_itself();
     let size = store.size(&StoreKey::pack(pack)).map_err(wrong)?;
     if size != expected.bytes {
         return Err(Wrong::Damaged(format!("{size} bytes, the log says {}", expected.bytes)));

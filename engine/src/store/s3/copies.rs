@@ -1,19 +1,24 @@
-//! What this server keeps of the bucket on its own disk: uploads under way, and copies of what it uploaded lately.
+//! What this server keeps of the bucket on its own disk: uploads under way, and copies of the packs that it uploaded lately.
 //!
-//! Invariants: a copy is made only of what the bucket has taken; the copies together stay below a limit, least recently used
-//! ones go first; any of them may be deleted at any time.
+//! Invariants: a copy is made only of what the bucket has taken; no byte of a copy is given before its block was checked
+//! ([`super::sums`]), so that damage to a copy is a copy that is not there, and never an answer, an error or a reason to condemn;
+//! the copies together stay below a limit, least recently used ones go first; any of them may be deleted at any time.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
 
-use super::{Spool, Staged, StoreKey};
+use super::{
+    Spool, Staged, StoreKey,
+    sums::{Summing, Sums},
+};
 use crate::{
-    error::Result,
-    store::{Created, ObjectStore},
+    error::{Error, ErrorKind, Result},
+    log::fields::size,
+    store::ObjectStore,
 };
 
 /// Copies in a directory.
@@ -21,26 +26,61 @@ pub struct Copies {
     directory: Spool,
     bytes_max: u64,
     held: Mutex<Held>,
+    wanted: Mutex<Wanted>,
 }
 
 /// Which copies there are.
 #[derive(Default)]
 struct Held {
     bytes: u64,
-    /// Bytes and last use of each key.
-    keys: BTreeMap<StoreKey, (u64, u64)>,
+    keys: BTreeMap<StoreKey, Entry>,
     /// Keys by last use.
     uses: BTreeMap<u64, StoreKey>,
     next_use: u64,
 }
 
+/// One copy.
+struct Entry {
+    bytes: u64,
+    last_use: u64,
+    /// Read when they are first needed.
+    sums: Option<Arc<Sums>>,
+}
+
+/// Copies that were damaged and are fetched anew.
+#[derive(Default)]
+struct Wanted {
+    waiting: VecDeque<StoreKey>,
+    /// Every one of this process: what is damaged twice lies on a disk that should not be written to again and again.
+    all: BTreeSet<StoreKey>,
+    /// Somebody fetches them.
+    fetching: bool,
+}
+
+/// What a copy gives.
+pub(super) enum Copied {
+    /// These bytes, as the bucket has them.
+    Bytes(Bytes),
+    /// Nothing: there is no copy, or not of all that is asked for.
+    Nothing,
+    /// Nothing: it was damaged, and is gone.
+    Damaged,
+}
+
 impl Copies {
     /// Copies in `directory`, at most `bytes_max` of them together; what is there already counts, and goes if it is too much.
     pub fn new(directory: Spool, bytes_max: u64) -> Result<Copies> {
-        let copies = Copies { directory, bytes_max, held: Mutex::default() };
-        for key in copies.directory.list("packs")? {
-            let bytes = copies.directory.size(&key)?;
-            copies.held().insert(key, bytes);
+        let copies = Copies { directory, bytes_max, held: Mutex::default(), wanted: Mutex::default() };
+        let packs = copies.directory.list(PACKS)?;
+        let sums: BTreeSet<StoreKey> = copies.directory.list(SUMS)?.into_iter().collect();
+        for orphan in sums.difference(&packs.iter().map(sums_key).collect()) {
+            copies.directory.delete(orphan)?;
+        }
+        for key in packs {
+            match sums.contains(&sums_key(&key)) {
+                true => copies.held().insert(key.clone(), copies.directory.size(&key)?, None),
+                false => copies.directory.delete(&key)?,
+            }
         }
         copies.evict();
         Ok(copies)
@@ -51,32 +91,103 @@ impl Copies {
         self.directory.stage()
     }
 
-    /// Keeps what was staged as the copy of `key`. It is a copy: failing to keep it is no failure.
-    pub(super) fn keep(&self, key: &StoreKey, staged: Box<dyn Staged>, bytes: u64) {
-        if bytes > self.bytes_max / 2 {
+    /// Keeps what was staged as the copy of `key`, if that is a pack: of the log there are files already, and what is read back of
+    /// it must come from the bucket. It is a copy: failing to keep it is no failure.
+    pub(super) fn keep(&self, key: &StoreKey, staged: Box<dyn Staged>, sums: Summing) {
+        let sums = sums.finish();
+        if !key.is_pack() || sums.bytes > self.bytes_max / 2 {
             return;
         }
-        match staged.commit(key) {
-            Ok(Created::New | Created::Existed) => {
-                self.held().insert(key.clone(), bytes);
+        match self.try_keep(key, staged, &sums) {
+            Ok(()) => {
+                self.held().insert(key.clone(), sums.bytes, Some(Arc::new(sums)));
                 self.evict();
             }
             Err(error) => tracing::warn!(%key, %error, "no local copy is kept"),
         }
     }
 
-    /// Bytes of the copy, if there is one that has them.
-    pub(super) fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Option<Bytes> {
-        self.held().touch(key).then(|| self.directory.read(key, offset, len).ok()).flatten()
+    /// The checksums first: a copy without them is none.
+    fn try_keep(&self, key: &StoreKey, staged: Box<dyn Staged>, sums: &Sums) -> Result<()> {
+        let place = sums_key(key);
+        self.directory.delete(&place)?;
+        self.directory.create(&place, &sums.encode(key))?;
+        staged.commit(key).map(drop)
+    }
+
+    /// Bytes of the copy, if there is a sound one that has them.
+    pub(super) fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Copied {
+        let Some(sums) = self.held().touch(key) else { return Copied::Nothing };
+        match self.checked(key, sums, offset, len) {
+            Ok(Some(bytes)) => Copied::Bytes(bytes),
+            Ok(None) => Copied::Nothing,
+            // No descriptor is free: the copy has nothing to do with it.
+            Err(error) if error.kind() == ErrorKind::Full => Copied::Nothing,
+            Err(error) => {
+                tracing::warn!(%key, %error, "a local copy is damaged: it is dropped, and the bucket is asked");
+                if self.forget(key) { Copied::Damaged } else { Copied::Nothing }
+            }
+        }
+    }
+
+    /// Bytes whose blocks are what they were; `None` if the copy has not all of them.
+    fn checked(&self, key: &StoreKey, sums: Option<Arc<Sums>>, offset: u64, len: u64) -> Result<Option<Bytes>> {
+        let sums = match sums {
+            Some(sums) => sums,
+            None => self.load(key)?,
+        };
+        let Some((start, count)) = sums.around(offset, len) else { return Ok(None) };
+        let blocks = self.directory.read(key, start, count)?;
+        if !sums.fit(start, &blocks) {
+            return Err(Error::corrupt(key.as_str(), start, "a block does not have its checksum"));
+        }
+        let from = size(offset - start);
+        Ok(Some(blocks.slice(from..from + size(len))))
+    }
+
+    /// Reads the checksums of a copy that was there at the start.
+    fn load(&self, key: &StoreKey) -> Result<Arc<Sums>> {
+        let place = sums_key(key);
+        let (file, _) = self.directory.read_tail(&place, SUMS_BYTES_MAX)?;
+        let sums = Sums::decode(key, &file).map(Arc::new);
+        let sums = sums.ok_or_else(|| Error::corrupt(place.as_str(), 0, "these are not the checksums of its copy"))?;
+        if let Some(entry) = self.held().keys.get_mut(key) {
+            entry.sums = Some(Arc::clone(&sums));
+        }
+        Ok(sums)
     }
 
     /// Drops a copy; true if there was one.
     pub(super) fn forget(&self, key: &StoreKey) -> bool {
         let held = self.held().remove(key);
-        if held && let Err(error) = self.directory.delete(key) {
-            tracing::warn!(%key, %error, "a local copy that is not used any more stays");
+        if held {
+            // A copy without checksums is swept at the next start, checksums without a copy too.
+            for place in [key, &sums_key(key)] {
+                if let Err(error) = self.directory.delete(place) {
+                    tracing::warn!(key = %place, %error, "a local copy that is not used any more stays");
+                }
+            }
         }
         held
+    }
+
+    /// Notes that a copy that was damaged should be fetched anew. True: the caller is to see to it, until
+    /// [`Copies::next_wanted`] has no more.
+    pub(super) fn want(&self, key: &StoreKey) -> bool {
+        let mut wanted = self.wanted();
+        if wanted.all.len() >= WANTED_MAX || !wanted.all.insert(key.clone()) {
+            return false;
+        }
+        wanted.waiting.push_back(key.clone());
+        !std::mem::replace(&mut wanted.fetching, true)
+    }
+
+    /// The next copy to be fetched.
+    pub(super) fn next_wanted(&self) -> Option<StoreKey> {
+        let mut wanted = self.wanted();
+        let next = wanted.waiting.pop_front();
+        wanted.fetching = next.is_some();
+        next
     }
 
     /// Removes what interrupted uploads left.
@@ -98,30 +209,48 @@ impl Copies {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Held {
-    fn insert(&mut self, key: StoreKey, bytes: u64) {
+    fn insert(&mut self, key: StoreKey, bytes: u64, sums: Option<Arc<Sums>>) {
         self.remove(&key);
         self.bytes += bytes;
         self.next_use += 1;
         self.uses.insert(self.next_use, key.clone());
-        self.keys.insert(key, (bytes, self.next_use));
+        self.keys.insert(key, Entry { bytes, last_use: self.next_use, sums });
     }
 
-    fn touch(&mut self, key: &StoreKey) -> bool {
-        let Some((_, last)) = self.keys.get_mut(key) else { return false };
+    /// Counts a use; `None` if there is no such copy, else its checksums as far as they were read.
+    fn touch(&mut self, key: &StoreKey) -> Option<Option<Arc<Sums>>> {
+        let entry = self.keys.get_mut(key)?;
         self.next_use += 1;
-        self.uses.remove(last);
-        *last = self.next_use;
+        self.uses.remove(&entry.last_use);
+        entry.last_use = self.next_use;
         self.uses.insert(self.next_use, key.clone());
-        true
+        Some(entry.sums.clone())
     }
 
     fn remove(&mut self, key: &StoreKey) -> bool {
-        let Some((bytes, last)) = self.keys.remove(key) else { return false };
-        self.bytes -= bytes;
-        self.uses.remove(&last);
+        let Some(entry) = self.keys.remove(key) else { return false };
+        self.bytes -= entry.bytes;
+        self.uses.remove(&entry.last_use);
         true
     }
 }
+
+/// `sums/ab/….sums` of `packs/ab/….pack`.
+fn sums_key(pack: &StoreKey) -> StoreKey {
+    let name = pack.as_str().trim_start_matches(PACKS).trim_end_matches(".pack");
+    StoreKey(format!("{SUMS}{name}.sums"))
+}
+
+const PACKS: &str = "packs";
+const SUMS: &str = "sums";
+/// More than the checksums of the largest pack take.
+const SUMS_BYTES_MAX: u64 = 1 << 20;
+/// Copies that one process fetches anew.
+const WANTED_MAX: usize = 1_024;

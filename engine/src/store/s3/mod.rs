@@ -2,7 +2,7 @@
 //!
 //! Invariants: every write is create-if-absent with its SHA-256 pinned, and a key never gets other bytes (F7); an answer that
 //! did not come is no answer: what stands under the key is read (F8); nothing is read from a local copy that the bucket has
-//! not taken; requests end in bounded time and are repeated a bounded number of times, with jitter.
+//! not taken, or that is not what it was; requests end in bounded time and are repeated a bounded number of times, with jitter.
 
 use std::{future::Future, sync::Arc};
 
@@ -11,7 +11,10 @@ use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
-use self::client::{Failure, Tried, judge, patience, timeouts, told};
+use self::{
+    client::{Failure, Tried, judge, patience, timeouts, told},
+    copies::Copied,
+};
 use super::{Created, ObjectStore, Staged, StoreKey, directory::DirectoryStore, not_of};
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -20,6 +23,7 @@ use crate::{
 
 mod client;
 mod copies;
+mod sums;
 mod upload;
 
 pub use copies::Copies;
@@ -68,6 +72,8 @@ impl S3Settings {
 /// Keys are objects of a bucket below a prefix.
 pub struct S3Store {
     inner: Arc<Inner>,
+    /// Copies are read where there are some.
+    copies: bool,
 }
 
 /// What requests share.
@@ -86,7 +92,8 @@ impl S3Store {
         let runtime = builder.worker_threads(WORKERS).thread_name("bucket").enable_all().build();
         let runtime = runtime.map_err(|error| Error::io("start the threads of", "the bucket's client", error))?;
         let client = runtime.block_on(client::connect(&settings));
-        Ok(S3Store { inner: Arc::new(Inner { runtime: Some(runtime), client, settings, copies }) })
+        let inner = Arc::new(Inner { runtime: Some(runtime), client, settings, copies });
+        Ok(S3Store { inner, copies: true })
     }
 
     /// Proves that the store creates a key at most once, on which everything rests: `Invalid` if it does not, with what it
@@ -122,6 +129,19 @@ impl S3Store {
             drop(done.send(future.await));
         });
         wait.recv().map_err(|_| gone())
+    }
+
+    /// Has a damaged copy fetched anew, beside everything else, one at a time.
+    fn replace_copy(&self, key: &StoreKey) {
+        let Some(runtime) = self.inner.runtime.as_ref().filter(|_| self.inner.copies.want(key)) else { return };
+        let bucket = S3Store { inner: Arc::clone(&self.inner), copies: false };
+        runtime.spawn_blocking(move || {
+            while let Some(key) = bucket.inner.copies.next_wanted() {
+                if let Err(error) = upload::fetch_copy(&bucket, &key) {
+                    tracing::warn!(%key, %error, "a local copy that was damaged is not fetched anew");
+                }
+            }
+        });
     }
 
     fn ask<T, F>(&self, asked: impl FnOnce(Arc<Inner>) -> F) -> Result<T>
@@ -242,8 +262,12 @@ impl ObjectStore for S3Store {
     }
 
     fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Result<Bytes> {
-        if let Some(copied) = self.inner.copies.read(key, offset, len) {
-            return Ok(copied);
+        if self.copies {
+            match self.inner.copies.read(key, offset, len) {
+                Copied::Bytes(bytes) => return Ok(bytes),
+                Copied::Damaged => self.replace_copy(key),
+                Copied::Nothing => {}
+            }
         }
         let end = offset.checked_add(len);
         let short =
@@ -338,6 +362,10 @@ impl ObjectStore for S3Store {
 
     fn uri(&self, key: &StoreKey) -> String {
         format!("s3://{}/{}", self.inner.settings.bucket, self.inner.key(key))
+    }
+
+    fn without_copies(&self) -> Option<Arc<dyn ObjectStore>> {
+        Some(Arc::new(S3Store { inner: Arc::clone(&self.inner), copies: false }))
     }
 
     fn sweep_staged(&self) -> Result<usize> {

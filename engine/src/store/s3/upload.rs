@@ -19,9 +19,11 @@ use sha2::{Digest, Sha256};
 use super::{
     Created, Inner, S3Store, Staged, StoreKey, again,
     client::{Failure, Tried, judge, timeouts, told},
+    sums::Summing,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
+    id::PackId,
     store::ObjectStore,
 };
 
@@ -33,7 +35,7 @@ pub(super) fn checksum(bytes: &[u8]) -> String {
 /// Starts an upload.
 pub(super) fn stage(inner: Arc<Inner>) -> Result<Box<dyn Staged>> {
     let staged = inner.copies.stage()?;
-    Ok(Box::new(S3Staged { inner, staged: Some(staged), bytes: 0, hash: Sha256::new() }))
+    Ok(Box::new(S3Staged { inner, staged: Some(staged), bytes: 0, hash: Sha256::new(), sums: Summing::default() }))
 }
 
 struct S3Staged {
@@ -42,6 +44,8 @@ struct S3Staged {
     bytes: u64,
     /// Of what was written so far: the checksum goes before the bytes.
     hash: Sha256,
+    /// The same for the copy that will be kept.
+    sums: Summing,
 }
 
 /// Staged bytes that parts are read from, by any thread.
@@ -81,6 +85,7 @@ impl Staged for S3Staged {
         self.staged.as_mut().ok_or_else(over)?.write(bytes)?;
         self.bytes += bytes.len() as u64;
         self.hash.update(bytes);
+        self.sums.update(bytes);
         Ok(())
     }
 
@@ -91,7 +96,7 @@ impl Staged for S3Staged {
     fn commit(mut self: Box<Self>, key: &StoreKey) -> Result<Created> {
         let staged = self.staged.take().ok_or_else(over)?;
         let source = Source { staged: Arc::new(Mutex::new(staged)), bytes: self.bytes };
-        let store = S3Store { inner: Arc::clone(&self.inner) };
+        let store = S3Store { inner: Arc::clone(&self.inner), copies: false };
         let (sent, name, checksum) = (source.clone(), key.clone(), STANDARD.encode(self.hash.finalize()));
         let new = store.ask(move |inner| async move {
             match sent.bytes <= PUT_BYTES_MAX {
@@ -103,7 +108,7 @@ impl Staged for S3Staged {
             compare(&store, key, &source)?;
         }
         if let Ok(staged) = Arc::try_unwrap(source.staged) {
-            self.inner.copies.keep(key, staged.into_inner().unwrap_or_else(PoisonError::into_inner), self.bytes);
+            self.inner.copies.keep(key, staged.into_inner().unwrap_or_else(PoisonError::into_inner), self.sums);
         }
         Ok(if new { Created::New } else { Created::Existed })
     }
@@ -210,6 +215,23 @@ fn compare(store: &S3Store, key: &StoreKey, source: &Source) -> Result<()> {
             return Err(other());
         }
     }
+    Ok(())
+}
+
+/// Makes a copy of a pack from what the bucket has, if that is the pack.
+pub(super) fn fetch_copy(bucket: &S3Store, key: &StoreKey) -> Result<()> {
+    let (size, copies) = (bucket.size(key)?, &bucket.inner.copies);
+    let (mut staged, mut hash, mut sums) = (copies.stage()?, Sha256::new(), Summing::default());
+    for offset in (0..size).step_by(PART_STEP) {
+        let bytes = bucket.read(key, offset, PART_BYTES.min(size - offset))?;
+        staged.write(&bytes)?;
+        hash.update(&bytes);
+        sums.update(&bytes);
+    }
+    if StoreKey::pack(PackId(hash.finalize().into())) != *key {
+        return Err(Error::corrupt(key.as_str(), 0, "what the bucket has does not hash to its name"));
+    }
+    copies.keep(key, staged, sums);
     Ok(())
 }
 
