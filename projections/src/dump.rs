@@ -38,7 +38,8 @@ fn value_of(model: Model, key: &[u8], row: &[u8]) -> Result<Option<Value>> {
         }
         Model::StorageUri => {
             let place = storage_uri::decode(row)?;
-            json!({"pack": hex::encode(key), "uri": place.uri, "position": place.position.0})
+            let retired = place.uri.is_none();
+            json!({"pack": hex::encode(key), "uri": place.uri, "position": place.position.0, "retired": retired})
         }
         Model::Tags => tag(key, row)?,
         Model::Releases => release(key, row)?,

@@ -141,6 +141,7 @@ impl LimitChange {
             header_time_max: seconds,
             body_idle_max: seconds,
             transfer_rate_min: bytes,
+            unarchived_bytes_max: bytes,
             shutdown_time_max: seconds,
         }
         Ok(())

@@ -30,10 +30,16 @@ impl Status {
 fn text(status: &Value) -> String {
     let projections = &status["projections"];
     let lag = format!("{} events, {} s", plain(&status["lag_events"]), plain(&status["lag_seconds"]));
+    let behind = &status["unarchived"];
+    let unarchived = match behind.is_null() {
+        true => plain(behind),
+        false => format!("{} events, {} bytes, for {} s", behind["events"], behind["bytes"], behind["seconds"]),
+    };
     let lines = [
         ("state", plain(&status["detail"])),
         ("log ends at", plain(&status["durable"])),
         ("in the bucket", plain(&status["archived"])),
+        ("not there", unarchived),
         ("log tail", plain(&status["opened"]["tail"])),
         ("projections", plain(&projections["state"])),
         ("generation", plain(&projections["generation"])),

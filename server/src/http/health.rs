@@ -16,16 +16,21 @@ use reprise_projections::Status;
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
-use crate::{hub::Hub, telemetry};
+use crate::{
+    hub::{Hub, archive::Backlog},
+    telemetry,
+};
 
-/// `GET /health`: 200 while the log is whole and the projections advance or say why not.
+/// `GET /health`: 200 while the log is whole, takes more, and the projections advance or say why not. What is not as it should be
+/// and stops nothing yet is told under `degraded`.
 pub async fn health(State(hub): State<Arc<Hub>>) -> Response {
     let status = hub.projections.status();
-    let problem = problem(&hub, &status);
+    let (problem, degraded) = (problem(&hub, &status), degraded(&hub));
     let code = if problem.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let body = json!({
         "ok": problem.is_none(),
-        "detail": problem.unwrap_or_else(|| "well".to_owned()),
+        "detail": detail(problem, degraded.as_deref()),
+        "degraded": degraded,
         "durable": hub.engine.durable().position.0,
         "projections": status,
     });
@@ -64,6 +69,11 @@ pub async fn metrics(State(hub): State<Arc<Hub>>) -> Response {
     gauge!("reprise_projections_lag_seconds").set(lag.seconds);
     gauge!("reprise_projections_parked_repositories").set(float(status.parked));
     gauge!("reprise_projections_possible_loss").set(f64::from(u8::from(status.possible_loss)));
+    if let Some(unarchived) = hub.unarchived() {
+        gauge!("reprise_log_unarchived_events").set(float(unarchived.events));
+        gauge!("reprise_log_unarchived_bytes").set(float(unarchived.bytes));
+        gauge!("reprise_log_unarchived_seconds").set(unarchived.age.as_secs_f64());
+    }
     let text = telemetry::metrics().render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
@@ -72,7 +82,10 @@ pub async fn metrics(State(hub): State<Arc<Hub>>) -> Response {
 pub fn describe(hub: &Hub) -> Value {
     let (status, lag) = (hub.projections.status(), hub.projections.lag());
     let durable = hub.engine.durable();
-    let problem = problem(hub, &status);
+    let (problem, degraded) = (problem(hub, &status), degraded(hub));
+    let unarchived = hub.unarchived().map(|unarchived| {
+        json!({"events": unarchived.events, "bytes": unarchived.bytes, "seconds": unarchived.age.as_secs()})
+    });
     let opened = hub.opened.as_ref().map(|report| {
         json!({
             "log": report.log.to_string(),
@@ -83,10 +96,12 @@ pub fn describe(hub: &Hub) -> Value {
     });
     json!({
         "ok": problem.is_none(),
-        "detail": problem.unwrap_or_else(|| "well".to_owned()),
+        "detail": detail(problem, degraded.as_deref()),
+        "degraded": degraded,
         "ready": is_ready(&status),
         "durable": durable.position.0,
         "archived": hub.archiving.then(|| hub.engine.archived().0),
+        "unarchived": unarchived,
         "chain": durable.chain.to_string(),
         "lag_events": lag.events,
         "lag_seconds": lag.seconds,
@@ -122,7 +137,22 @@ fn problem(hub: &Hub, status: &Status) -> Option<String> {
     if status.state == "stopped" {
         return Some(format!("the projections have stopped: {}", status.reason));
     }
+    if let Backlog::Full(why) = hub.backlog() {
+        return Some(why);
+    }
     stalled(hub, status).then(|| format!("the projections do not advance beyond {}", status.position))
+}
+
+/// What is not as it should be, though nothing is refused for it.
+fn degraded(hub: &Hub) -> Option<String> {
+    match hub.backlog() {
+        Backlog::Late(why) => Some(why),
+        Backlog::Usual | Backlog::Full(_) => None,
+    }
+}
+
+fn detail(problem: Option<String>, degraded: Option<&str>) -> String {
+    problem.unwrap_or_else(|| degraded.unwrap_or("well").to_owned())
 }
 
 /// Behind, without a reason, and where they were [`STALL`] ago.

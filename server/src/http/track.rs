@@ -55,7 +55,9 @@ pub async fn track(State(tracked): State<Tracked>, request: Request, next: Next)
     let mut request = request.map(|body| Body::new(Counted { body, bytes: received, _answered: None }));
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
     tracked.hub.active();
-    let admitted = match rate(&tracked, peer, request.headers()) {
+    let allowed =
+        rate(&tracked, peer, request.headers()).and_then(|()| has_room(&tracked.hub, &started.route, &request));
+    let admitted = match allowed {
         Ok(()) => tracked.admission.enter(&started.route).await.map(HeldPlace::from),
         Err(busy) => Err(busy),
     };
@@ -85,6 +87,15 @@ pub async fn track(State(tracked): State<Tracked>, request: Request, next: Next)
 fn rate(tracked: &Tracked, peer: Option<SocketAddr>, headers: &HeaderMap) -> Result<(), HubError> {
     let rated = peer.map_or(Ok(()), |peer| tracked.admission.rate(peer.ip()));
     rated.or_else(|busy| if is_operator(headers, &tracked.hub) { Ok(()) } else { Err(busy) })
+}
+
+/// Refuses what would append while the bucket is too far behind. Commands of the operator pass, and so does a revocation.
+fn has_room(hub: &Hub, route: &str, request: &Request) -> Result<(), HubError> {
+    let appends = !request.method().is_safe() && !NOT_APPENDING.contains(&route);
+    match hub.has_room_in_backlog() {
+        Err(full) if appends && !is_operator(request.headers(), hub) => Err(full),
+        _ => Ok(()),
+    }
 }
 
 /// The method for a metric label: any word is a method to HTTP.
@@ -181,5 +192,16 @@ impl Drop for Answered {
     }
 }
 
+/// Requests that carry a body and change nothing; a right that is taken away never waits.
+const NOT_APPENDING: [&str; 8] = [
+    "other",
+    "/{owner}/{slug}/fetch",
+    "/{owner}/{slug}/fetch/mpack",
+    "/{owner}/{slug}/fetch/presign",
+    "/{owner}/{slug}/filter-objects",
+    "/{owner}/{slug}/presign",
+    "/{owner}/{slug}/negotiate",
+    "/api/v1/tokens/{token}",
+];
 /// Characters of a path in a log line.
 const PATH_CHARS_MAX: usize = 300;

@@ -1,7 +1,8 @@
 //! Where a data directory's bucket is, and how it is reached.
 //!
 //! Invariants: a directory that was opened with a bucket is never opened without it, since its packs are there; its note of that
-//! (`DATA/bucket.json`) holds no secret; packs of the time before are in the bucket before the note is.
+//! (`DATA/bucket.json`) holds no secret; packs of the time before are in the bucket, and were read back and compared, before the
+//! note is written: from then on the originals may be deleted (F7). No row changes for it: they hold keys, not addresses.
 
 use std::{
     path::Path,
@@ -14,7 +15,8 @@ use reprise_engine::{
     clock::{Random, SystemClock, SystemRandom, random16},
     disk::{Disk, read_exact_at, real::RealDisk, write_all_at},
     engine::{Parts, SegmentInfo},
-    restore,
+    id::PackId,
+    pack, restore,
     store::{
         ObjectStore, StoreKey,
         directory::DirectoryStore,
@@ -118,7 +120,8 @@ impl BucketPlace {
     }
 }
 
-/// Brings the packs that a directory kept before it had a bucket, and then its mark: begun again, it goes on where it was.
+/// Brings the packs that a directory kept before it had a bucket, and then its mark: begun again, it goes on where it was. Each is
+/// read back, also those that were there: nobody else will compare them before the originals go.
 fn bring(from: &DirectoryStore, to: &S3Store) -> Result<()> {
     let (mark, _) = match from.read_tail(&StoreKey::mark(), NOTE_BYTES_MAX) {
         Err(error) if error.is_not_found() => return Ok(()),
@@ -126,24 +129,49 @@ fn bring(from: &DirectoryStore, to: &S3Store) -> Result<()> {
     };
     let packs = from.list("packs")?;
     let there = to.list("packs")?;
+    let bucket = to.without_copies();
+    let bucket = bucket.as_deref().unwrap_or(to);
     let (mut told, began) = (Instant::now(), Instant::now());
-    for (done, key) in packs.iter().enumerate().filter(|(_, key)| there.binary_search(key).is_err()) {
-        let size = from.size(key)?;
-        let mut staged = to.stage()?;
-        for at in (0..size).step_by(PIECE_STEP) {
-            staged.write(&from.read(key, at, (size - at).min(PIECE_STEP as u64))?)?;
+    for (done, key) in packs.iter().enumerate() {
+        if there.binary_search(key).is_err() {
+            send(from, to, key)?;
         }
-        staged.commit(key)?;
+        compare(from, bucket, key)?;
         if told.elapsed() > TELL_EVERY {
             told = Instant::now();
             let seconds = began.elapsed().as_secs();
-            tracing::info!(done, of = packs.len(), seconds, "packs are brought into the bucket");
+            tracing::info!(done, of = packs.len(), seconds, "packs are brought into the bucket and read back");
         }
     }
     if !to.create(&StoreKey::mark(), &mark)? && to.read_tail(&StoreKey::mark(), NOTE_BYTES_MAX)?.0 != mark {
         let place = to.uri(&StoreKey::mark());
         return Err(Error::new(ErrorKind::Conflict, format!("{place}: the bucket holds another hub's packs")));
     }
+    Ok(())
+}
+
+fn send(from: &DirectoryStore, to: &S3Store, key: &StoreKey) -> Result<()> {
+    let size = from.size(key)?;
+    let mut staged = to.stage()?;
+    for at in (0..size).step_by(PIECE_STEP) {
+        staged.write(&from.read(key, at, (size - at).min(PIECE_STEP as u64))?)?;
+    }
+    staged.commit(key).map(drop)
+}
+
+/// `Corrupt` unless the bucket has the pack as it is here, or as it should be. One that is damaged here goes as it is: what is
+/// sound in it is served from there as well, and what is not is condemned by whoever meets it.
+fn compare(here: &DirectoryStore, bucket: &dyn ObjectStore, key: &StoreKey) -> Result<()> {
+    let hash = |store: &dyn ObjectStore| Ok::<_, Error>(PackId(pack::hash_of(store, key, store.size(key)?)?));
+    let there = hash(bucket)?;
+    if StoreKey::pack(there) == *key {
+        return Ok(());
+    }
+    if hash(here)? != there {
+        let text = "the bucket has other bytes under this key than the directory: delete the key there and start again";
+        return Err(Error::corrupt(bucket.uri(key), 0, text));
+    }
+    tracing::error!(%key, "a damaged pack was brought into the bucket as it is: ask `reprise verify --deep`");
     Ok(())
 }
 

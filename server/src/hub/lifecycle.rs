@@ -48,6 +48,10 @@ impl Hub {
             Some(bucket) => Some(bucket),
             None => BucketPlace::noted(&data)?,
         };
+        if bucket.is_some() {
+            // Before the bucket is asked, which may not answer, and before its copies are swept.
+            Engine::ensure_free(&*disk, &holder)?;
+        }
         let store = match &bucket {
             Some(bucket) => bucket.open(&data, &random)?,
             None => {

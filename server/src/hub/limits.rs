@@ -119,6 +119,8 @@ pub struct Limits {
     /// Bytes per second, averaged, that a client must send of its body and take of its answer: each time it keeps the server
     /// waiting counts against `body_idle_max`, and each byte makes good for its time at this rate.
     pub transfer_rate_min: u64,
+    /// Bytes of a local log that its bucket has not taken; beyond this nothing more is taken from clients.
+    pub unarchived_bytes_max: u64,
     /// How long a shutdown waits for accepted requests.
     pub shutdown_time_max: Duration,
 }
@@ -179,6 +181,7 @@ impl Default for Limits {
             header_time_max: Duration::from_secs(30),
             body_idle_max: Duration::from_secs(60),
             transfer_rate_min: 16 << 10,
+            unarchived_bytes_max: 256 << 20,
             shutdown_time_max: Duration::from_secs(30),
         }
     }

@@ -86,6 +86,8 @@ pub struct Hub {
     pub(crate) activity: fresh::Activity,
     /// The log is brought into a bucket.
     pub(crate) archiving: bool,
+    /// How far that is.
+    pub(crate) archived: archive::Watch,
     closing: AtomicBool,
     blocking_jobs: Arc<Semaphore>,
     pub(crate) push_turns: push::PushTurns,
@@ -183,6 +185,7 @@ impl Hub {
             shared: false,
             activity: fresh::Activity::default(),
             archiving: false,
+            archived: archive::Watch::default(),
             closing: AtomicBool::new(false),
             blocking_jobs,
             push_turns: push::PushTurns::default(),

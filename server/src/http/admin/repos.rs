@@ -5,8 +5,10 @@ use std::sync::Arc;
 use axum::{Json, extract::State, http::StatusCode};
 use reprise_engine::{
     event::{Codec, Scope, Visibility},
-    id::{Kind, ObjectId},
+    id::{Kind, ObjectId, PackId},
+    store::StoreKey,
 };
+use reprise_projections::View;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -142,13 +144,14 @@ pub async fn locate(
 ) -> Result<Json<Value>, HubError> {
     let object: ObjectId = object.parse()?;
     let (repo, view) = hub.readable(&caller, &owner, &slug).await?;
+    let job = Arc::clone(&hub);
     hub.read(move || {
         let mut found = Vec::new();
         for kind in [Kind::Blob, Kind::Snapshot, Kind::Commit] {
             let Some(proof) = view.proof(repo.scope, kind, object)? else { continue };
             let location = view.locate(repo.scope, kind, object)?;
             let uri = match &location {
-                Some(location) => view.storage_uri(location.pack)?,
+                Some(location) => place_for(&caller, &job, &view, location.pack)?,
                 None => None,
             };
             found.push(json!({
@@ -170,6 +173,15 @@ pub async fn locate(
         Ok(Json(json!({"found": found})))
     })
     .await
+}
+
+/// Where a pack is. The rows know its key in the store; where the store is, only the operator is told.
+fn place_for(caller: &Caller, hub: &Hub, view: &View, pack: PackId) -> Result<Option<String>, HubError> {
+    let (place, key) = (view.storage_uri(pack)?, StoreKey::pack(pack));
+    Ok(match caller {
+        Caller::Operator if place.as_deref() == Some(key.as_str()) => Some(hub.engine.store().uri(&key)),
+        _ => place,
+    })
 }
 
 fn codec(codec: Codec) -> &'static str {
