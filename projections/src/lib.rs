@@ -3,6 +3,7 @@
 //! Follow one event: [`projector`] takes a group from the log, each of [`models`] folds it into row changes, the store
 //! applies rows and checkpoint in one batch. Everything that serves reads through a [`View`].
 
+pub mod difference;
 pub mod digest;
 mod driver;
 pub mod dump;
@@ -20,6 +21,7 @@ pub mod store;
 mod switch;
 pub mod view;
 
+pub use difference::Difference;
 pub use digest::Digest;
 pub use models::Model;
 pub use projections::{Checkpoint, Lag, Options, Projections, Status};

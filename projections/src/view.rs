@@ -12,6 +12,7 @@ use reprise_engine::{
 };
 
 use crate::{
+    difference::{self, Difference},
     digest::{self, Digest},
     dump,
     models::{self, Model},
@@ -253,6 +254,16 @@ impl View {
         models::commits::get(self.rows_of(scope)?, scope.0, id)
     }
 
+    /// Calls `each` with every commit whose id is at least `from` and, if given, below `until`, by id.
+    pub fn commits(
+        &self,
+        scope: RepoScope,
+        range: (ObjectId, Option<ObjectId>),
+        each: &mut dyn FnMut(ObjectId, CommitRow) -> Result<()>,
+    ) -> Result<()> {
+        models::commits::list(self.rows_of(scope)?, scope.0, range, each)
+    }
+
     /// The blob ids that a commit adds, appended to `into` ascending.
     pub fn commit_adds(&self, scope: RepoScope, id: ObjectId, into: &mut Vec<ObjectId>) -> Result<()> {
         models::commits::adds(self.rows_of(scope)?, scope.0, id, into)
@@ -315,6 +326,12 @@ impl View {
     /// The fingerprint of all logical rows: scans everything.
     pub fn digest(&self) -> Result<Digest> {
         digest::of_snapshot(self.rows()?, self.checkpoint.position)
+    }
+
+    /// Calls `each` with the rows of a projection that this view and another have not in common, in key order, until it answers
+    /// false: scans both.
+    pub fn difference(&self, other: &View, model: Model, each: &mut dyn FnMut(Difference) -> bool) -> Result<()> {
+        difference::of_model(self.rows()?, other.rows()?, model, each)
     }
 
     /// Calls `each` with every logical row of a projection as JSON for people, in key order.

@@ -26,6 +26,7 @@ const TESTS: &[&str] = &[
     "T8 same seed, same trace",
     "T10 asked to stop",
     "T10 kill -9",
+    "T10 killed recoveries",
     "T11 eight openings of nothing",
     "T11 histories of a fleet",
     "T12 outcomes of requests",
@@ -48,6 +49,7 @@ const TESTS: &[&str] = &[
     "T17 pack model",
     "T17 refs = map",
     "T18 dropped clients",
+    "three ways",
     "verify-clone, flipped bytes",
 ];
 

@@ -87,6 +87,17 @@ impl DataDir {
         child.wait().expect("its end");
     }
 
+    /// Runs one command and kills it after `life`, unless it has ended by then.
+    pub fn run_briefly(&self, arguments: &[&str], life: Duration) {
+        let mut command = self.command();
+        let mut child =
+            command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("reprise starts");
+        // The length of its life: nothing is waited for but the time itself.
+        thread::sleep(life);
+        drop(child.kill());
+        child.wait().expect("its end");
+    }
+
     /// Runs one command to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.command().args(arguments).output().expect("reprise runs")

@@ -38,7 +38,7 @@ pub use range_reader::{Payload, RangeReader, StoredForm, Wanted};
 pub use reader::{describe, read_object};
 pub use salvage::{Salvaged, salvage};
 pub use stored_stream::StoredStream;
-pub use verify::{hash_of, verify};
+pub use verify::{hash_of, verify, verify_records};
 pub use writer::PackWriter;
 
 /// Where a pack came from, written into its header.

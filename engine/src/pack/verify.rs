@@ -30,6 +30,17 @@ pub fn verify(
     pack: PackId,
     damaged: &mut dyn FnMut(Kind, ObjectId, String),
 ) -> Result<PackDescription> {
+    verify_records(store, pack, &mut |_, _, _| Ok(()), damaged)
+}
+
+/// The same; `record` gets the payload of every snapshot and commit that matches its record hash, in body order. What it
+/// says is corrupt counts as a bad entry, any other error of it ends the reading.
+pub fn verify_records(
+    store: &dyn ObjectStore,
+    pack: PackId,
+    record: &mut dyn FnMut(Kind, ObjectId, &Bytes) -> Result<()>,
+    damaged: &mut dyn FnMut(Kind, ObjectId, String),
+) -> Result<PackDescription> {
     let description = describe(store, pack)?;
     let key = StoreKey::pack(pack);
     let rows = &description.stored.rows;
@@ -40,7 +51,11 @@ pub fn verify(
     let mut bad = 0usize;
     for index in order {
         let row = &rows[index];
-        if let Err(error) = checker.check(row, &location_of(pack, rows, index)) {
+        let checked = checker.check(row, &location_of(pack, rows, index)).and_then(|payload| match payload {
+            Some(payload) if row.kind != Kind::Blob => record(row.kind, row.id, &payload),
+            _ => Ok(()),
+        });
+        if let Err(error) = checked {
             // Trouble of the store is not damage: nothing is condemned for it.
             if !error.is_corrupt() {
                 return Err(error);
@@ -63,18 +78,19 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn check(&mut self, row: &ObjectRow, location: &Location) -> Result<()> {
+    /// The payload, unless it is too large to be held.
+    fn check(&mut self, row: &ObjectRow, location: &Location) -> Result<Option<Bytes>> {
         self.check_preamble(row)?;
         check_lengths(row.kind, location)?;
         if is_large(row.kind, location) {
-            return self.check_large(row, location);
+            return self.check_large(row, location).map(|()| None);
         }
         let stored = match location.stored_len {
             len @ 0..=PIECE_BYTES => self.window.at(location.offset, len)?,
             len => self.store.read(self.key, location.offset, len)?,
         };
         let base = self.base_of(row.kind, location)?;
-        decode_shared(row.kind, row.id, location, &stored, base.as_deref()).map(drop)
+        decode_shared(row.kind, row.id, location, &stored, base.as_deref()).map(Some)
     }
 
     fn check_preamble(&mut self, row: &ObjectRow) -> Result<()> {

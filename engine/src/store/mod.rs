@@ -15,6 +15,7 @@ use crate::{
 
 pub mod counted;
 pub mod directory;
+pub mod handover;
 pub mod memory;
 pub mod s3;
 
@@ -52,6 +53,17 @@ impl StoreKey {
     /// True for a pack's key.
     pub fn is_pack(&self) -> bool {
         self.0.starts_with("packs/")
+    }
+
+    /// `aside/<log>/<key>`: what was kept of a log that was given up.
+    fn aside(log: &str, key: &StoreKey) -> StoreKey {
+        StoreKey(format!("aside/{log}/{key}"))
+    }
+
+    /// The pack that this is the key of, if it is one.
+    pub fn as_pack(&self) -> Option<PackId> {
+        let id = self.0.strip_suffix(".pack")?.rsplit('/').next()?.parse().ok()?;
+        (StoreKey::pack(id) == *self).then_some(id)
     }
 
     /// The key as text.

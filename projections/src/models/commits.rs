@@ -3,6 +3,8 @@
 //! Keys: repo `f` id → the facts; repo `h` id chunk(u32) → up to 1,024 of the added blob ids. A walk through history
 //! reads facts only and stays light. Readers take as many chunks as the facts announce.
 
+use std::ops::ControlFlow;
+
 use reprise_engine::{
     Result,
     event::{CommitFacts, ObjectsReceived},
@@ -12,7 +14,7 @@ use reprise_engine::{
 use crate::{
     encoding::{RowReader, RowWriter},
     models::Model,
-    store::{RowSink, Snapshot},
+    store::{RowSink, Snapshot, prefix_end},
     view::CommitRow,
 };
 
@@ -55,17 +57,37 @@ pub fn adds(snapshot: &dyn Snapshot, repo: RepoId, id: ObjectId, into: &mut Vec<
     let until = chunk_key(repo, id, u32::MAX);
     snapshot.scan(Model::Commits, &chunk_key(repo, id, 0), Some(&until), &mut |_, row| {
         if left == 0 {
-            return Ok(std::ops::ControlFlow::Break(()));
+            return Ok(ControlFlow::Break(()));
         }
         let before = into.len();
         decode_chunk(row, into)?;
         left = left.saturating_sub((into.len() - before) as u64);
-        Ok(std::ops::ControlFlow::Continue(()))
+        Ok(ControlFlow::Continue(()))
     })?;
     if left > 0 {
         return Err(RowReader::new(NAME, &[]).damaged("a commit has fewer added ids than its facts say"));
     }
     Ok(())
+}
+
+/// Calls `each` with the facts of a repository's commits whose ids are at least `from` and, if given, below `until`, by id.
+pub fn list(
+    snapshot: &dyn Snapshot,
+    repo: RepoId,
+    (from, until): (ObjectId, Option<ObjectId>),
+    each: &mut dyn FnMut(ObjectId, CommitRow) -> Result<()>,
+) -> Result<()> {
+    let end = match until {
+        Some(until) => Some(facts_key(repo, until).to_vec()),
+        None => prefix_end(&facts_key(repo, from)[..17]),
+    };
+    snapshot.scan(Model::Commits, &facts_key(repo, from), end.as_deref(), &mut |key, row| {
+        let Some(CommitKey::Facts(_, id)) = decode_key(key) else {
+            return Err(RowReader::new(NAME, row).damaged("its key is malformed"));
+        };
+        each(id, decode(row)?)?;
+        Ok(ControlFlow::Continue(()))
+    })
 }
 
 /// What a row is, by its key.

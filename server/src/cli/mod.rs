@@ -8,6 +8,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+pub mod adopt;
 pub mod attended;
 pub mod bucket;
 pub mod client;
@@ -16,6 +17,7 @@ pub mod credentials;
 pub mod digest;
 pub mod doctor;
 pub mod failure;
+pub mod from_packs;
 pub mod locate;
 pub mod log;
 pub mod output;
@@ -60,7 +62,7 @@ pub struct Arguments {
 enum Command {
     /// Serve repositories over HTTP
     Serve(serve::Serve),
-    /// Create, list, show and delete repositories
+    /// Create, list, show, change and delete repositories
     #[command(subcommand)]
     Repo(repo::Repo),
     /// Issue, list and revoke tokens
@@ -80,8 +82,10 @@ enum Command {
     Verify(verify::Verify),
     /// Say what is damaged in a directory that no server has open; mend it with --repair
     Doctor(doctor::DoctorCommand),
-    /// Bring back a hub from its bucket alone
+    /// Bring back a hub from its bucket alone, or from its packs alone
     Restore(restore::Restore),
+    /// Make a commit that a repository has into a branch
+    Adopt(adopt::Adopt),
     /// Make a local copy of a repository on a hub
     Clone(clone::Clone),
     /// Fetch what is new into a local copy
@@ -162,6 +166,7 @@ impl Command {
         match self {
             Command::Serve(_) | Command::Doctor(_) | Command::Restore(_) => Ok(()),
             Command::Clone(_) | Command::Pull(_) | Command::Push(_) | Command::VerifyClone(_) => Ok(()),
+            Command::Adopt(adopt) => adopt.run(client, output).await,
             Command::Repo(repo) => repo.run(client, output).await,
             Command::Token(token) => token.run(client, output).await,
             Command::Status(status) => status.run(client, output).await,

@@ -13,7 +13,7 @@ use crate::{
     config::RepoName,
 };
 
-/// Create, list, show and delete repositories
+/// Create, list, show, change and delete repositories
 #[derive(Subcommand, Debug)]
 pub enum Repo {
     /// Create an empty repository
@@ -41,6 +41,30 @@ pub enum Repo {
         /// Its name
         #[arg(value_name = "OWNER/SLUG")]
         name: RepoName,
+    },
+    /// Change a repository's name or settings; what is not named stays
+    #[command(
+        after_help = "A new name frees the old one: remotes of clones must be told. A new owner's tokens are good for it at once.\n\nExamples:\n  reprise repo update alice/etude --private\n  reprise repo update quarantine/0197c5a2b6de --rename alice/etude --public"
+    )]
+    Update {
+        /// Its name
+        #[arg(value_name = "OWNER/SLUG")]
+        name: RepoName,
+        /// Its new name
+        #[arg(long, value_name = "OWNER/SLUG")]
+        rename: Option<RepoName>,
+        /// Everyone may read it
+        #[arg(long, conflicts_with = "private")]
+        public: bool,
+        /// Only its owner's tokens may read it
+        #[arg(long)]
+        private: bool,
+        /// The branch a clone checks out
+        #[arg(long, value_name = "BRANCH")]
+        default_branch: Option<String>,
+        /// The client's domain
+        #[arg(long, value_name = "DOMAIN")]
+        domain: Option<String>,
     },
     /// Delete a repository and all that belongs to it
     Delete {
@@ -72,6 +96,16 @@ impl Repo {
             Repo::Show { name } => {
                 let shown = client.call(Method::GET, &path(&name), None).await?;
                 output.value(&shown, show)
+            }
+            Repo::Update { name, rename, public, private, default_branch, domain } => {
+                let visibility = public.then_some("public").or(private.then_some("private"));
+                let (owner, slug) = rename.map(|new| (new.owner, new.slug)).unzip();
+                let body = json!({
+                    "owner": owner, "slug": slug, "visibility": visibility,
+                    "default_branch": default_branch, "domain": domain,
+                });
+                let made = client.call(Method::PATCH, &path(&name), Some(&body)).await?;
+                output.value(&made, |made| format!("{} ({})", title(made), plain(&made["visibility"])))
             }
             Repo::Delete { name } => {
                 let gone = client.call(Method::DELETE, &path(&name), None).await?;

@@ -1,4 +1,5 @@
-//! `reprise restore`: an empty machine gets everything from the bucket, and says what that was and what (if anything) is lost.
+//! `reprise restore`: an empty machine gets everything from the bucket, and says what that was and what (if anything) is lost;
+//! with `--from-packs` ([`super::from_packs`]) it gets what packs alone still say.
 
 use std::{
     collections::BTreeSet,
@@ -17,6 +18,7 @@ use crate::{
         bucket::BucketArguments,
         client::{Client, Need},
         failure::Failure,
+        from_packs::FromPacks,
         output::{Output, plain},
     },
     hub::bucket::BucketPlace,
@@ -26,13 +28,24 @@ use crate::{
 #[derive(Args, Debug)]
 #[command(after_help = "The directory may be one in which a restore was interrupted: it goes on.
 
-Example:
-  reprise restore --data /srv/reprise --bucket s3://hub/main
+When the log is lost and only packs are left, --from-packs makes a new log of what they hold: objects and commits, into private
+repositories of the owner 'quarantine', one for each repository that packs name. Branches, names, owners, visibility, tokens and
+releases are in no pack; `reprise adopt` makes commits into branches again, `reprise repo update` gives names. Every byte of every
+pack is read first; of a damaged one only what proves itself goes on. What the store still holds of the old log is kept below
+aside/, once --replace-log names that log.
 
-Exit code 1 when packs that the log names are not in the bucket; they are listed.")]
+Examples:
+  reprise restore --data /srv/reprise --bucket s3://hub/main
+  reprise restore --data /srv/reprise --bucket s3://hub/main --from-packs
+  reprise restore --data /srv/new --from-packs --packs /srv/old/objects
+  reprise restore --data /srv/reprise --from-packs             the packs are in /srv/reprise/objects already
+
+Exit code 1 when packs that the log names are not in the bucket, or packs are damaged; they are listed.")]
 pub struct Restore {
     #[command(flatten)]
     bucket: BucketArguments,
+    #[command(flatten)]
+    from_packs: FromPacks,
 }
 
 impl Restore {
@@ -40,6 +53,9 @@ impl Restore {
     pub async fn run(self, data: PathBuf, output: &Output) -> Result<(), Failure> {
         let began = Instant::now();
         let place = self.bucket.place()?;
+        if self.from_packs.is_wanted() {
+            return self.from_packs.run(data, place, output).await;
+        }
         let place = place.ok_or_else(|| Failure::CouldNot("from where? --bucket s3://NAME/PREFIX".to_owned()))?;
         let (packs, brought) = bring(&data, place, output).await?;
         let client = Client::open(&data, Need::Existing, output).await?;

@@ -12,17 +12,14 @@ use reprise_engine::{
     clock::{Random, random16},
     event::{CommitFacts, EventBody, ObjectsReceived, SnapshotFacts},
     id::{Kind, ObjectId, PushId, RepoId},
-    limits::{EVENT_MESSAGE_BYTES_MAX, FRAME_BYTES_MAX, PACK_BYTES_MAX, PACK_BYTES_TARGET, PACK_ROWS_MAX},
+    limits::{FRAME_BYTES_MAX, PACK_BYTES_MAX, PACK_BYTES_TARGET, PACK_ROWS_MAX},
     object::{Commit, Snapshot},
     pack::{PackOrigin, PackWriter, StoredPack},
     store::{Created, ObjectStore, StoreKey},
 };
 
+use crate::hub::{Hub, HubError, body::Body, delivery::OpenPack, facts, mpack::uploads::Upload};
 use crate::wire::requests::ObjectSpan;
-use crate::{
-    hub::{Hub, HubError, body::Body, delivery::OpenPack, mpack::uploads::Upload},
-    wire::transcode,
-};
 
 /// Writes the packs of one request.
 pub struct Packing {
@@ -133,12 +130,7 @@ impl Packing {
 
     /// Packs a snapshot.
     pub fn snapshot(&mut self, snapshot: &Snapshot) -> Result<(), HubError> {
-        let facts = SnapshotFacts {
-            id: snapshot.id,
-            entries: snapshot.entries,
-            directories: snapshot.directories,
-            wire_len: transcode::wire_len(&snapshot.payload)?,
-        };
+        let facts = facts::of_snapshot(snapshot)?;
         if let Some(of) = self.adopted_facts(Kind::Snapshot, snapshot.id)? {
             of.snapshots.push(facts);
             return Ok(());
@@ -151,17 +143,7 @@ impl Packing {
 
     /// Packs a commit with the blobs that it adds (ascending, distinct).
     pub fn commit(&mut self, commit: &Commit, adds: Vec<ObjectId>) -> Result<(), HubError> {
-        let facts = CommitFacts {
-            id: commit.id,
-            parents: commit.parents.clone(),
-            snapshot: commit.snapshot,
-            committed_at: commit.committed_at.clone(),
-            branch: commit.branch.clone(),
-            author: commit.author.clone(),
-            message: cut(&commit.message, EVENT_MESSAGE_BYTES_MAX).to_owned(),
-            adds,
-            wire_len: transcode::wire_len(&commit.payload)?,
-        };
+        let facts = facts::of_commit(commit, adds)?;
         let texts = facts.message.len() + facts.author.len() + facts.branch.len() + facts.committed_at.len();
         let event_bytes = (facts.adds.len() * 32 + texts) as u64;
         if let Some(of) = self.adopted_facts(Kind::Commit, commit.id)? {
@@ -315,12 +297,6 @@ impl Drop for StoredPacks {
     }
 }
 
-/// `text` up to `max` bytes, cut on a character boundary.
-fn cut(text: &str, max: usize) -> &str {
-    let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    &text[..end.unwrap_or(0)]
-}
-
 /// A failing spool or a failing pack.
 struct PieceError(HubError);
 
@@ -357,15 +333,3 @@ const EVENT_BYTES_TARGET: u64 = FRAME_BYTES_MAX / 2;
 const PACK_SLACK_BYTES: u64 = 16 << 20;
 
 const _: () = assert!(PACK_ROWS_MAX * EVENT_ROW_BYTES <= 8 << 20);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_is_cut_on_a_character_boundary() {
-        assert_eq!(cut("aü", 2), "a");
-        assert_eq!(cut("aü", 3), "aü");
-        assert_eq!(cut("", 5), "");
-    }
-}

@@ -12,7 +12,7 @@ use reprise_engine::{
 };
 use reprise_projections::RepoRow;
 
-use crate::hub::{Appended, Caller, Hub, HubError};
+use crate::hub::{Appended, Caller, Hub, HubError, quarantine};
 
 /// `OWNER/SLUG`, as somebody wrote it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,6 +54,10 @@ impl NewRepo {
 /// What changes about a repository; `None` stays.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RepoChange {
+    /// First part of its name.
+    pub owner: Option<String>,
+    /// Second part of its name.
+    pub slug: Option<String>,
     /// The client's domain.
     pub domain: Option<String>,
     /// The branch a clone checks out.
@@ -85,11 +89,7 @@ impl Hub {
 
     /// The settings of a repository that is to be created, checked.
     pub(crate) fn record_of_new(&self, new: NewRepo) -> Result<RepoRecord, HubError> {
-        names::check_owner(&new.owner)?;
-        names::check_slug(&new.slug)?;
-        if OWNERS_RESERVED.contains(&new.owner.as_str()) {
-            return Err(HubError::Invalid(format!("the owner name '{}' is reserved for the server", new.owner)));
-        }
+        check_name(&new.owner, &new.slug)?;
         check_settings(&new.domain, &new.default_branch)?;
         Ok(RepoRecord {
             repo: RepoId::from_random(random16(self.engine.random().as_ref())?),
@@ -129,7 +129,7 @@ impl Hub {
         .await
     }
 
-    /// Changes a repository's settings.
+    /// Changes a repository's settings. Another name needs the right to create a repository of that name.
     pub async fn update_repo(
         &self,
         caller: &Caller,
@@ -139,14 +139,37 @@ impl Hub {
     ) -> Result<RepoRecord, HubError> {
         let (repo, _) = self.permitted(caller, owner, slug, Scope::Admin, false).await?;
         let mut record = repo.row.record;
+        // On the settings that were read: two changes at once do not undo each other.
+        let mut conditions = vec![Condition::RepoAt(record.repo, repo.row.position)];
+        record.owner = change.owner.unwrap_or(record.owner);
+        record.slug = change.slug.unwrap_or(record.slug);
+        if (record.owner.as_str(), record.slug.as_str()) != (owner, slug) {
+            conditions.push(self.may_be_named(caller, &record.owner, &record.slug, owner).await?);
+        }
         record.domain = change.domain.unwrap_or(record.domain);
         record.default_branch = change.default_branch.unwrap_or(record.default_branch);
         record.visibility = change.visibility.unwrap_or(record.visibility);
         check_settings(&record.domain, &record.default_branch)?;
-        // On the settings that were read: two changes at once do not undo each other.
-        let unchanged = Condition::RepoAt(record.repo, repo.row.position);
-        self.append_as(caller, vec![unchanged], EventBody::RepoUpdated(record.clone())).await?;
+        self.append_as(caller, conditions, EventBody::RepoUpdated(record.clone())).await?;
         Ok(record)
+    }
+
+    /// Whether the caller may give a repository this name; what must be true then.
+    async fn may_be_named(
+        &self,
+        caller: &Caller,
+        owner: &str,
+        slug: &str,
+        before: &str,
+    ) -> Result<Condition, HubError> {
+        check_name(owner, slug)?;
+        if !caller.allows(owner, slug, Scope::Admin) {
+            return Err(HubError::Forbidden(format!("this token may not create {owner}/{slug}")));
+        }
+        if owner != before {
+            self.check_repo_count(owner).await?;
+        }
+        Ok(Condition::NameFree { owner: owner.to_owned(), slug: slug.to_owned() })
     }
 
     /// Deletes a repository and all that belongs to it. Its name is free again; its packs stay until collected.
@@ -168,6 +191,15 @@ impl Hub {
         let push = self.random_push_id()?;
         self.append(Proposal { push, fingerprint: 0, actor: caller.actor(), conditions, events: vec![event] }).await
     }
+}
+
+fn check_name(owner: &str, slug: &str) -> Result<(), HubError> {
+    names::check_owner(owner)?;
+    names::check_slug(slug)?;
+    if OWNERS_RESERVED.contains(&owner) {
+        return Err(HubError::Invalid(format!("the owner name '{owner}' is reserved for the server")));
+    }
+    quarantine::check_owner(owner)
 }
 
 fn check_settings(domain: &str, default_branch: &str) -> Result<(), HubError> {

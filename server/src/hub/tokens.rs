@@ -18,7 +18,7 @@ use reprise_engine::{
 use reprise_projections::{View, view::TokenRow};
 use sha2::{Digest, Sha256};
 
-use crate::hub::{Caller, Hub, HubError, Secret};
+use crate::hub::{Caller, Hub, HubError, Secret, quarantine};
 
 /// What a new token allows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -88,6 +88,7 @@ impl Hub {
         may_administer(caller, &new.owner, new.repo.as_deref())?;
         let expires_ms = ends_with_issuer(caller, new.expires_ms)?;
         names::check_owner(&new.owner)?;
+        quarantine::check_owner(&new.owner)?;
         new.repo.as_deref().map_or(Ok(()), names::check_slug)?;
         let mut bytes = [0u8; 32];
         self.engine.random().fill(&mut bytes)?;

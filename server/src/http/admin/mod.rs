@@ -12,6 +12,7 @@ use axum::{
 
 use crate::hub::{Caller, Hub, HubError};
 
+pub mod adopt;
 pub mod event_json;
 pub mod log;
 pub mod ndjson;
@@ -29,10 +30,13 @@ pub fn routes() -> Router<Arc<Hub>> {
         .route("/projections", get(projections::status))
         .route("/projections/rebuild", post(projections::rebuild))
         .route("/projections/digest", get(projections::digest))
+        .route("/projections/compare", post(projections::compare))
         .route("/projections/dump/{name}", get(projections::dump))
         .route("/repos", get(repos::list).post(repos::create))
         .route("/repos/{owner}/{slug}", get(repos::show).patch(repos::update).delete(repos::delete))
         .route("/repos/{owner}/{slug}/locate/{object}", get(repos::locate))
+        .route("/repos/{owner}/{slug}/heads", get(adopt::heads))
+        .route("/repos/{owner}/{slug}/adopt", post(adopt::adopt))
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{token}", delete(tokens::revoke))
 }

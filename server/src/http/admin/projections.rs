@@ -21,7 +21,7 @@ use crate::{
         extract::{Path, Query},
         health,
     },
-    hub::{Caller, Hub, HubError},
+    hub::{Caller, Hub, HubError, three_ways},
 };
 
 /// A position of the past; absent: now.
@@ -112,6 +112,15 @@ pub async fn digest(
     operator_only(&caller)?;
     let view = view(&hub, query.at).await?;
     Ok(Json(described(&hub.blocking(move || Ok(view.digest()?)).await?)))
+}
+
+/// `POST /api/v1/projections/compare`: the live projections, the same from the log, and the same from the packs that the log
+/// names. Progress lines, a line per difference or damage, and the result last.
+pub async fn compare(State(hub): State<Arc<Hub>>, caller: Caller) -> Result<Response, HubError> {
+    operator_only(&caller)?;
+    Ok(ndjson::stream(move |lines| {
+        three_ways::run(&hub, &|line| lines.send(&line).is_ok(), &|| lines.is_gone() || hub.is_closing())
+    }))
 }
 
 /// `GET /api/v1/projections/dump/{name}`: every row, one per line, in key order.

@@ -106,6 +106,8 @@ pub async fn show(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateBody {
+    owner: Option<String>,
+    slug: Option<String>,
     domain: Option<String>,
     default_branch: Option<String>,
     visibility: Option<String>,
@@ -119,7 +121,8 @@ pub async fn update(
     JsonBody(body): JsonBody<UpdateBody>,
 ) -> Result<Json<Value>, HubError> {
     let visibility = body.visibility.as_deref().map(visibility).transpose()?;
-    let change = RepoChange { domain: body.domain, default_branch: body.default_branch, visibility };
+    let UpdateBody { owner: new_owner, slug: new_slug, domain, default_branch, .. } = body;
+    let change = RepoChange { owner: new_owner, slug: new_slug, domain, default_branch, visibility };
     let record = hub.update_repo(&caller, &owner, &slug, change).await?;
     Ok(Json(event_json::repo(&record)))
 }
