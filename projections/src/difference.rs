@@ -134,3 +134,66 @@ impl<'a> Pages<'a> {
 }
 
 const PAGE_ROWS: usize = 4_096;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::store::{Batch, RowSink, Store, memory::MemoryStore};
+
+    /// Rows of packs, whose every row is logical.
+    fn store(rows: &BTreeMap<[u8; 32], u8>) -> MemoryStore {
+        let (store, mut batch) = (MemoryStore::new(), Batch::new());
+        for (key, row) in rows {
+            batch.put(Model::StorageUri, key, &[*row]);
+        }
+        store.apply(&batch, None).unwrap();
+        store
+    }
+
+    fn key(number: u32) -> [u8; 32] {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        key
+    }
+
+    #[test]
+    fn what_two_builds_have_not_in_common_is_told_row_by_row_over_any_number_of_pages() {
+        let all: BTreeMap<_, _> = (0..3 * PAGE_ROWS as u32).map(|number| (key(number), 0)).collect();
+        let without = |drop: fn(u32) -> bool| -> BTreeMap<_, _> {
+            let dropped: BTreeSet<_> = (0..3 * PAGE_ROWS as u32).filter(|number| drop(*number)).map(key).collect();
+            all.iter().filter(|(key, _)| !dropped.contains(*key)).map(|(key, row)| (*key, *row)).collect()
+        };
+        let mut first = without(|number| number.is_multiple_of(5) || number > 9_000);
+        let second = without(|number| number % 1_000 == 1);
+        first.insert(key(7), 9);
+        let mut expected = Vec::new();
+        for key in all.keys() {
+            let what = match (first.get(key), second.get(key)) {
+                (Some(_), None) => What::OnlyFirst,
+                (None, Some(_)) => What::OnlySecond,
+                (Some(one), Some(other)) if one != other => What::Unequal,
+                _ => continue,
+            };
+            expected.push((PackId(*key), what));
+        }
+        let (first, second) = (store(&first).snapshot().unwrap(), store(&second).snapshot().unwrap());
+        let mut found = Vec::new();
+        of_model(&*first, &*second, Model::StorageUri, &mut |difference| {
+            found.push((difference.pack.unwrap(), difference.what));
+            true
+        })
+        .unwrap();
+        assert_eq!(found, expected);
+        let mut once = 0;
+        of_model(&*first, &*second, Model::StorageUri, &mut |_| {
+            once += 1;
+            once < 3
+        })
+        .unwrap();
+        assert_eq!(once, 3, "it ends when told to");
+    }
+}

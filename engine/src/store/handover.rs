@@ -26,7 +26,16 @@ impl Remains {
             Err(error) if error.is_not_found() => None,
             read => Some(String::from_utf8_lossy(&read?.0).trim().to_owned()),
         };
-        Ok(Remains { mark, keys: store.list("log")? })
+        let mut keys = store.list("log")?;
+        // Not every store lists names without an extension.
+        let shared = StoreKey::shared();
+        match store.size(&shared) {
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+            Ok(_) if keys.contains(&shared) => {}
+            Ok(_) => keys.push(shared),
+        }
+        Ok(Remains { mark, keys })
     }
 
     /// True if there is nothing: the store is anybody's.

@@ -22,6 +22,8 @@ enum Who {
     Readers,
     Writers,
     Admins,
+    /// Whoever has the operator's secret, whatever the repository.
+    Operator,
     /// Whoever has the ticket: what anybody else gets is the same about every repository.
     Ticket,
 }
@@ -57,6 +59,11 @@ impl Who {
                 private: [404,   401,    401,    401,    404,     404,      404,   404,   404,  404],
                 none:    [404,   401,    401,    401,    404,     404,      404,   404,   404,  404],
             },
+            Who::Operator => Rule {
+                public:  [401,   401,    401,    401,    403,     403,      403,   403,   403,  OK],
+                private: [401,   401,    401,    401,    403,     403,      403,   403,   403,  OK],
+                none:    [401,   401,    401,    401,    403,     403,      403,   403,   403,  404],
+            },
             Who::Admins => Rule {
                 public:  [401,   401,    401,    401,    403,     403,      403,   403,   OK,   OK],
                 private: [401,   401,    401,    401,    404,     404,      403,   403,   OK,   OK],
@@ -68,7 +75,7 @@ impl Who {
 
 /// Endpoints of one repository: method, route, who may, what those get.
 #[rustfmt::skip]
-const OF_REPOSITORIES: [(&str, &str, Who, u16); 23] = [
+const OF_REPOSITORIES: [(&str, &str, Who, u16); 25] = [
     ("GET",    "/{owner}/{slug}/refs",                         Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/filter-objects",               Who::Readers, 200),
     ("POST",   "/{owner}/{slug}/presign",                      Who::Readers, 200),
@@ -94,13 +101,16 @@ const OF_REPOSITORIES: [(&str, &str, Who, u16); 23] = [
     ("POST",   "/{owner}/{slug}/tags",                         Who::Writers, 200),
     ("GET",    "/api/v1/repos/{owner}/{slug}",                 Who::Readers, 200),
     ("GET",    "/api/v1/repos/{owner}/{slug}/locate/{object}", Who::Readers, 200),
+    ("GET",    "/api/v1/repos/{owner}/{slug}/heads",           Who::Operator, 200),
+    // There is no such commit.
+    ("POST",   "/api/v1/repos/{owner}/{slug}/adopt",           Who::Operator, 404),
     ("PATCH",  "/api/v1/repos/{owner}/{slug}",                 Who::Admins,  200),
     ("DELETE", "/api/v1/repos/{owner}/{slug}",                 Who::Admins,  200),
 ];
 
 /// Endpoints of the server.
 #[rustfmt::skip]
-const OF_THE_SERVER: [(&str, &str, [u16; 10]); 16] = [
+const OF_THE_SERVER: [(&str, &str, [u16; 10]); 17] = [
     // Probes ask nobody who he is.
     //                                       anonymous unknown revoked expired stranger elsewhere reader writer admin operator
     ("GET",    "/health",                        [200, 200, 200, 200, 200, 200, 200, 200, 200, 200]),
@@ -116,6 +126,7 @@ const OF_THE_SERVER: [(&str, &str, [u16; 10]); 16] = [
     ("POST",   "/api/v1/verify",                 [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
     ("GET",    "/api/v1/projections",            [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
     ("POST",   "/api/v1/projections/rebuild",    [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
+    ("POST",   "/api/v1/projections/compare",    [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
     ("GET",    "/api/v1/projections/digest",     [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
     ("GET",    "/api/v1/projections/dump/{name}",[401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
     ("GET",    "/nothing/is/here/at/all",        [404, 404, 404, 404, 404, 404, 404, 404, 404, 404]),
@@ -140,6 +151,7 @@ fn body(method: &str, route: &str, number: usize) -> Option<Value> {
         _ if ends("/push/mpack-presign") => json!({"bytes": 1, "sha256": HELD_ID}),
         _ if ends("/push/unpack-mpack") => json!({"uploads": [], "branch": "main"}),
         _ if ends("/releases") => json!({}),
+        _ if ends("/adopt") => json!({"commit": HELD_ID, "branch": "main"}),
         _ if ends("/tags") => json!({"tags": []}),
         _ if route == "/api/v1/repos" => json!({"owner": "alice", "slug": format!("made-{number}")}),
         _ if route == "/api/v1/tokens" => json!({"owner": "alice", "scope": "read"}),

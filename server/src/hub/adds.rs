@@ -8,20 +8,68 @@ use std::sync::Arc;
 
 use reprise_engine::{
     Result,
-    event::CommitFacts,
+    event::{CommitFacts, ObjectsReceived},
     id::{Kind, ObjectId},
     object::Snapshot,
-    pack::read_object,
+    pack::{Location, location_of, read_object},
     store::ObjectStore,
 };
 use reprise_projections::{RepoScope, View};
 
 use crate::hub::blob_lists::{BlobLists, difference};
 
+/// Where commits and snapshots of one repository are.
+pub trait Records {
+    /// The snapshot of a commit.
+    fn snapshot_of(&self, commit: ObjectId) -> Result<Option<ObjectId>>;
+    /// Where a snapshot lies.
+    fn locate(&self, snapshot: ObjectId) -> Result<Option<Location>>;
+}
+
+/// Those of a view.
+pub struct OfView<'a>(pub &'a View, pub RepoScope);
+
+impl Records for OfView<'_> {
+    fn snapshot_of(&self, commit: ObjectId) -> Result<Option<ObjectId>> {
+        Ok(self.0.commit(self.1, commit)?.map(|row| row.snapshot))
+    }
+
+    fn locate(&self, snapshot: ObjectId) -> Result<Option<Location>> {
+        self.0.locate(self.1, Kind::Snapshot, snapshot)
+    }
+}
+
+/// Those of one pack.
+pub struct OfPack<'a>(pub &'a ObjectsReceived);
+
+impl Records for OfPack<'_> {
+    fn snapshot_of(&self, commit: ObjectId) -> Result<Option<ObjectId>> {
+        let commits = &self.0.commits;
+        Ok(commits.binary_search_by_key(&commit, |facts| facts.id).ok().map(|index| commits[index].snapshot))
+    }
+
+    fn locate(&self, snapshot: ObjectId) -> Result<Option<Location>> {
+        let rows = &self.0.rows;
+        let found = rows.binary_search_by_key(&(Kind::Snapshot, snapshot), |row| (row.kind, row.id)).ok();
+        Ok(found.map(|index| location_of(self.0.pack, rows, index)))
+    }
+}
+
+impl OfPack<'_> {
+    /// Whether the pack alone says what a commit adds: its snapshot is in it, and so are its first parent and that one's.
+    pub fn tells(&self, commit: &CommitFacts) -> Result<bool> {
+        let parent = match commit.parents.first() {
+            Some(parent) => self.snapshot_of(*parent)?,
+            None => return Ok(self.locate(commit.snapshot)?.is_some()),
+        };
+        let Some(parent) = parent else { return Ok(false) };
+        Ok(self.locate(commit.snapshot)?.is_some() && self.locate(parent)?.is_some())
+    }
+}
+
 /// Reads snapshots of one repository after another.
 pub struct Adds<'a> {
     store: &'a dyn ObjectStore,
-    view: &'a View,
     lists: BlobLists,
     /// A snapshot was met that cannot be read.
     unreadable: bool,
@@ -38,23 +86,23 @@ pub struct Added {
 }
 
 impl<'a> Adds<'a> {
-    /// Snapshots are found by `view` and read from `store`.
-    pub fn new(store: &'a dyn ObjectStore, view: &'a View) -> Adds<'a> {
-        Adds { store, view, lists: BlobLists::default(), unreadable: false }
+    /// Snapshots are read from `store`.
+    pub fn new(store: &'a dyn ObjectStore) -> Adds<'a> {
+        Adds { store, lists: BlobLists::default(), unreadable: false }
     }
 
-    /// What a commit of the repository adds. Errors are those of the store; what is damaged or gone counts as not there.
-    pub fn of(&mut self, scope: RepoScope, commit: &CommitFacts) -> Result<Added> {
+    /// What a commit adds. Errors are those of the store; what is damaged or gone counts as not there.
+    pub fn of(&mut self, records: &dyn Records, commit: &CommitFacts) -> Result<Added> {
         self.unreadable = false;
-        let Some(all) = self.list(scope, commit.snapshot)? else {
+        let Some(all) = self.list(records, commit.snapshot)? else {
             return Ok(Added { all: Arc::from([]), new: Vec::new(), is_certain: !self.unreadable });
         };
         let parent = match commit.parents.first() {
-            Some(parent) => self.view.commit(scope, *parent)?,
+            Some(parent) => records.snapshot_of(*parent)?,
             None => None,
         };
         let before = match parent {
-            Some(parent) => self.list(scope, parent.snapshot)?,
+            Some(snapshot) => self.list(records, snapshot)?,
             None => None,
         };
         let new = before.map_or_else(|| all.to_vec(), |before| difference(&all, &before));
@@ -62,11 +110,11 @@ impl<'a> Adds<'a> {
     }
 
     /// The blobs of a snapshot.
-    fn list(&mut self, scope: RepoScope, snapshot: ObjectId) -> Result<Option<Arc<[ObjectId]>>> {
+    fn list(&mut self, records: &dyn Records, snapshot: ObjectId) -> Result<Option<Arc<[ObjectId]>>> {
         if let Some(list) = self.lists.get(snapshot) {
             return Ok(Some(list));
         }
-        let Some(location) = self.view.locate(scope, Kind::Snapshot, snapshot)? else { return Ok(None) };
+        let Some(location) = records.locate(snapshot)? else { return Ok(None) };
         let read = read_object(self.store, Kind::Snapshot, snapshot, &location);
         let found = match read.and_then(|payload| Snapshot::from_payload(&payload)) {
             Ok(found) if found.id == snapshot => found,

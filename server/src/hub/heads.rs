@@ -73,7 +73,10 @@ pub fn list(view: &View, scope: RepoScope, max: usize) -> Result<Heads> {
         commits += 1;
         Ok(())
     })?;
-    let parts = commits.div_ceil(PART_COMMITS).clamp(1, PARTS_MAX);
+    list_in_parts(view, scope, max, (commits, commits.div_ceil(PART_COMMITS).clamp(1, PARTS_MAX)))
+}
+
+fn list_in_parts(view: &View, scope: RepoScope, max: usize, (commits, parts): (u64, u64)) -> Result<Heads> {
     let mut newest = Newest { max, kept: BTreeMap::new(), more: 0 };
     for part in 0..parts {
         let range = (bound(part, parts).unwrap_or(ALL.0), bound(part + 1, parts));
@@ -163,3 +166,103 @@ const ALL: (ObjectId, Option<ObjectId>) = (ObjectId([0; 32]), None);
 const PART_COMMITS: u64 = 1 << 18;
 const PARTS_MAX: u64 = 1 << 16;
 const SUBJECT_CHARACTERS: usize = 120;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeSet;
+
+    use reprise_engine::{
+        event::{Codec, CommitFacts, Event, EventBody, ObjectRow, ObjectsReceived},
+        id::{Kind, PackId, Position, PushId, RecordHash, RepoId, TableHash},
+    };
+    use reprise_projections::{
+        models,
+        store::{Batch, Store, memory::MemoryStore},
+    };
+
+    use super::*;
+    use crate::hub::quarantine;
+
+    const REPO: RepoId = RepoId([1; 16]);
+
+    /// Ids that lie all over their range.
+    fn id(number: usize) -> ObjectId {
+        let byte = |at: usize| u8::try_from((number * 97 + at * 31) % 256).unwrap();
+        ObjectId(std::array::from_fn(byte))
+    }
+
+    /// Each commit on one of three branches, with one or two of the commits before it as parents.
+    fn commits() -> Vec<CommitFacts> {
+        let parents = |number: usize| match number {
+            0 => vec![],
+            _ if number.is_multiple_of(7) => vec![id(number - 1), id(number / 2)],
+            _ => vec![id(number - 1 - number % 3 % number)],
+        };
+        let commit = |number: usize| CommitFacts {
+            id: id(number),
+            parents: parents(number),
+            snapshot: ObjectId([7; 32]),
+            committed_at: format!("2026-01-01T00:{:02}:00+00:00", number % 60),
+            branch: format!("b{}", number % 3),
+            author: "ada".to_owned(),
+            message: format!("commit {number}\nand more"),
+            adds: Vec::new(),
+            wire_len: 1,
+        };
+        let mut commits: Vec<_> = (0..100).map(commit).collect();
+        commits.sort_unstable_by_key(|commit| commit.id);
+        commits
+    }
+
+    fn view() -> View {
+        let commits = commits();
+        let row = |commit: &CommitFacts| ObjectRow {
+            kind: Kind::Commit,
+            id: commit.id,
+            offset: 128,
+            stored_len: 1,
+            real_len: 1,
+            codec: Codec::Raw,
+            base: None,
+            record_hash: Some(RecordHash([0; 32])),
+        };
+        let rows = commits.iter().map(row).collect();
+        let (pack, table_hash) = (PackId([3; 32]), TableHash([3; 32]));
+        let received =
+            ObjectsReceived { repo: REPO, pack, pack_bytes: 1 << 20, table_hash, rows, snapshots: vec![], commits };
+        let created = EventBody::RepoCreated(quarantine::record(REPO, quarantine::slug(REPO), 0));
+        let (store, mut batch) = (MemoryStore::new(), Batch::new());
+        for (at, body) in (1..).zip([created, EventBody::ObjectsReceived(received)]) {
+            let event = Event { position: Position(at), time_ms: 0, push: PushId([0; 16]), actor: String::new(), body };
+            models::fold(&event, &mut batch);
+        }
+        store.apply(&batch, None).unwrap();
+        View::of_snapshot(store.snapshot().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn candidates_are_the_commits_that_none_of_their_own_branch_follows_however_many_parts_there_are() {
+        let (view, commits) = (view(), commits());
+        let scope = view.repo(REPO).unwrap().unwrap().scope();
+        let children = |of: ObjectId| commits.iter().filter(move |commit| commit.parents.contains(&of));
+        let expected: BTreeSet<(ObjectId, bool)> = commits
+            .iter()
+            .filter(|commit| children(commit.id).all(|child| child.branch != commit.branch))
+            .map(|commit| (commit.id, children(commit.id).next().is_some()))
+            .collect();
+        assert!(expected.iter().any(|(_, has_children)| *has_children) && expected.len() > 3, "{expected:?}");
+        for parts in [1, 2, 7, 100, PARTS_MAX] {
+            let found = list_in_parts(&view, scope, 1_000, (100, parts)).unwrap();
+            let heads: BTreeSet<_> = found.heads.iter().map(|head| (head.id, head.has_children)).collect();
+            assert_eq!((heads, found.more), (expected.clone(), 0), "{parts} parts");
+        }
+        let all = list(&view, scope, 1_000).unwrap();
+        assert!(all.heads.is_sorted_by(|newer, older| newer.committed_at >= older.committed_at));
+        assert!(all.heads.iter().all(|head| !head.subject.contains("more")));
+        let few = list(&view, scope, 2).unwrap();
+        assert_eq!((few.commits, few.heads.len(), few.more), (100, 2, expected.len() as u64 - 2));
+        assert_eq!(few.heads[1].id, all.heads[1].id, "the newest are kept");
+    }
+}

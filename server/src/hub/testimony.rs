@@ -1,8 +1,9 @@
-//! What a pack says by its own bytes: the objects event of its delivery, all but what its commits add.
+//! What a pack says by its own bytes: the objects event of its delivery, all but what some of its commits add.
 //!
 //! Invariants: every byte of the pack is read and verified; every record's id is computed anew from its payload; nothing
 //! is taken from anywhere but the pack. What a pack cannot say: the event's position, time, actor and push (its header has
-//! a push id, but a push may have been refused), and what a commit adds to a parent that lies in another pack ([`super::adds`]).
+//! a push id, but a push may have been refused), and what a commit adds to a parent that lies in another pack ([`complete`] finds
+//! the rest).
 
 use bytes::Bytes;
 use reprise_engine::{
@@ -14,13 +15,16 @@ use reprise_engine::{
     store::ObjectStore,
 };
 
-use crate::hub::facts;
+use crate::hub::{
+    adds::{Adds, OfPack},
+    facts,
+};
 
 /// A pack that was read through.
 pub struct Testimony {
     /// Where its header says that it came from.
     pub origin: PackOrigin,
-    /// The event, for the repository of the header. Its commits add nothing yet; records that were found damaged have a row
+    /// The event, for the repository of the header. Its commits add nothing before [`complete`]; records that were found damaged have a row
     /// and no facts.
     pub received: ObjectsReceived,
 }
@@ -49,6 +53,23 @@ pub fn hear(
         commits,
     };
     Ok(Testimony { origin: described.origin, received })
+}
+
+/// What those commits add of which the pack alone tells it. The others are left as they are.
+pub fn complete(store: &dyn ObjectStore, received: &mut ObjectsReceived) -> Result<()> {
+    let mut adds = Adds::new(store);
+    let mut found = Vec::with_capacity(received.commits.len());
+    let pack = OfPack(received);
+    for commit in &received.commits {
+        found.push(match pack.tells(commit)? {
+            true => Some(adds.of(&pack, commit)?.new),
+            false => None,
+        });
+    }
+    for (commit, adds) in received.commits.iter_mut().zip(found) {
+        commit.adds = adds.unwrap_or_default();
+    }
+    Ok(())
 }
 
 #[derive(Default)]

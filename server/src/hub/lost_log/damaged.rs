@@ -13,7 +13,7 @@ use reprise_engine::{
     store::{ObjectStore, StoreKey},
 };
 
-use super::{Report, derived, place::Place};
+use super::{Report, derived};
 
 /// A pack that is not what its name says.
 pub struct DamagedPack {
@@ -89,7 +89,12 @@ impl Said {
 }
 
 /// Puts what a damaged pack proves into a new one, and says what it does not. The new pack, if there is anything to put.
-pub fn rescue(place: &Place, pack: PackId, problem: String, report: &mut Report) -> Result<Option<PackId>> {
+pub fn rescue(
+    (from, to): (&dyn ObjectStore, &dyn ObjectStore),
+    pack: PackId,
+    problem: String,
+    report: &mut Report,
+) -> Result<Option<PackId>> {
     let mut found = DamagedPack {
         pack,
         repo: None,
@@ -100,12 +105,12 @@ pub fn rescue(place: &Place, pack: PackId, problem: String, report: &mut Report)
         lost_more: 0,
         complete: false,
     };
-    if let Some((origin, rows)) = what_it_names(&*place.from, &mut found)? {
+    if let Some((origin, rows)) = what_it_names(from, &mut found)? {
         found.repo = Some(origin.repo);
         let nonce = derived("reprise rescued entries", pack);
-        let mut writer = PackWriter::new(place.to.stage()?, PackOrigin { nonce, ..origin })?;
+        let mut writer = PackWriter::new(to.stage()?, PackOrigin { nonce, ..origin })?;
         for index in by_place(&rows) {
-            match copy(&*place.from, (pack, &rows, index), &mut writer) {
+            match copy(from, (pack, &rows, index), &mut writer) {
                 Ok(()) => found.proven += 1,
                 Err(error) if error.is_corrupt() => found.lose(format!("{} {}", rows[index].kind, rows[index].id)),
                 Err(error) => return Err(error),

@@ -10,7 +10,8 @@ use reprise_engine::{
     Error, ErrorKind, Result,
     clock::{Random, SystemRandom},
     disk::{self, Disk, read_exact_at, real::RealDisk, write_all_at},
-    store::{ObjectStore, StoreKey, directory::DirectoryStore, handover::Remains},
+    id::PackId,
+    store::{ObjectStore, Staged, StoreKey, directory::DirectoryStore, handover::Remains},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -41,7 +42,27 @@ pub struct Place {
     pub to: Arc<dyn ObjectStore>,
     /// They are copied.
     pub copies: bool,
+    /// Where one pack at a time lies while it is read, if the store is far.
+    beside: Option<Arc<dyn ObjectStore>>,
     note: Note,
+}
+
+/// A pack at hand. Dropped, a copy that was fetched is gone.
+pub struct Near {
+    /// Where it is.
+    pub store: Arc<dyn ObjectStore>,
+    fetched: Option<StoreKey>,
+}
+
+impl Drop for Near {
+    fn drop(&mut self) {
+        // What stays goes with the recovery's directory.
+        if let Some(key) = &self.fetched
+            && let Err(error) = self.store.delete(key)
+        {
+            tracing::warn!(%key, %error, "a pack that was read stays until the recovery ends");
+        }
+    }
 }
 
 /// What an interrupted recovery finds.
@@ -90,7 +111,11 @@ impl Place {
             }
             None => begin(order, &*to, place)?,
         };
-        let place = Place { disk, data: order.data.clone(), from, to, copies, note };
+        let beside = order.packs.bucket().map(|_| -> Arc<dyn ObjectStore> {
+            let fetched: Arc<dyn Disk> = Arc::new(RealDisk::new(order.data.join(FETCHED)));
+            Arc::new(DirectoryStore::new(fetched, Arc::clone(&random)))
+        });
+        let place = Place { disk, data: order.data.clone(), from, to, copies, beside, note };
         place.write_note()?;
         Ok(place)
     }
@@ -127,23 +152,46 @@ impl Place {
         if self.to.size(key).is_ok() {
             return Ok(());
         }
+        let (staged, hash) = self.fetch(key, &*self.to)?;
+        if hash != pack.0 {
+            return Err(Error::corrupt(key.as_str(), 0, "the pack changed after it was verified"));
+        }
+        staged.commit(key).map(drop)
+    }
+
+    /// A pack where it can be read several times: far ones are fetched once, whatever their bytes are.
+    pub fn near(&self, pack: PackId) -> Result<Near> {
+        let Some(beside) = &self.beside else { return Ok(Near { store: Arc::clone(&self.from), fetched: None }) };
+        let key = StoreKey::pack(pack);
+        // Of an interrupted recovery, perhaps not what the store has now.
+        beside.delete(&key)?;
+        match self.fetch(&key, &**beside) {
+            Ok((staged, _)) => staged.commit(&key).map(drop)?,
+            // It is gone: whoever reads it hears so.
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Near { store: Arc::clone(beside), fetched: Some(key) })
+    }
+
+    /// Copies a key's bytes, not yet under their name; with what they hash to.
+    fn fetch(&self, key: &StoreKey, to: &dyn ObjectStore) -> Result<(Box<dyn Staged>, [u8; 32])> {
         let size = self.from.size(key)?;
-        let (mut staged, mut hash, mut at) = (self.to.stage()?, Sha256::new(), 0);
+        let (mut staged, mut hash, mut at) = (to.stage()?, Sha256::new(), 0);
         while at < size {
             let bytes = self.from.read(key, at, PIECE_BYTES.min(size - at))?;
             hash.update(&bytes);
             staged.write(&bytes)?;
             at += bytes.len() as u64;
         }
-        if hash.finalize()[..] != pack.0 {
-            return Err(Error::corrupt(key.as_str(), 0, "the pack changed after it was verified"));
-        }
-        staged.commit(key).map(drop)
+        Ok((staged, hash.finalize().into()))
     }
 
     /// Everything is in the new log: the traces of the recovery go, the note last, by which an interrupted call is known.
     pub fn forget(&self) -> Result<()> {
-        remove_survey(&self.data)?;
+        for tree in [SURVEY, FETCHED] {
+            remove_tree(&self.data, tree)?;
+        }
         self.disk.remove(NOTE)?;
         self.disk.remove_dir(RECOVERY)?;
         self.disk.sync_dir("")
@@ -242,12 +290,17 @@ fn read_note(disk: &dyn Disk) -> Result<Option<Note>> {
     clippy::disallowed_methods,
     reason = "the survey holds an index, whose directories are not the disk's business"
 )]
-fn remove_survey(data: &std::path::Path) -> Result<()> {
-    std::fs::remove_dir_all(data.join(SURVEY)).map_err(|error| Error::io("remove", SURVEY, error))
+fn remove_tree(data: &std::path::Path, tree: &'static str) -> Result<()> {
+    match std::fs::remove_dir_all(data.join(tree)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", tree, error)),
+        _ => Ok(()),
+    }
 }
 
 /// The survey's log and index, below the data directory.
 pub const SURVEY: &str = "recovery/survey";
+/// Packs that were fetched to be read.
+const FETCHED: &str = "recovery/fetched";
 /// What is there only while a recovery is under way.
 const RECOVERY: &str = "recovery";
 const NOTE: &str = "recovery/NOTE";

@@ -21,7 +21,10 @@ use super::{
     stopped,
     survey::{self, Survey},
 };
-use crate::hub::{Hub, HubError, adds::Adds};
+use crate::hub::{
+    Hub, HubError,
+    adds::{Adds, OfPack, OfView},
+};
 
 /// What the new log was told.
 #[derive(Default)]
@@ -56,7 +59,7 @@ pub fn run(survey: &Survey, place: &Place, hub: &Hub, listener: Listener<'_>) ->
         })?;
     }
     let (surveyed, known) = (survey.view()?, survey::view_at_end(&hub.engine, &hub.projections)?);
-    let adds = Adds::new(&*place.to, &surveyed);
+    let adds = Adds::new(&*place.to);
     let mut teller = Teller { hub, surveyed: &surveyed, known, adds, told: Told::default() };
     survey.each(&mut |at, event| {
         if !listener("writing the log", at.0, total) {
@@ -110,8 +113,12 @@ impl Teller<'_> {
     fn tell(&mut self, received: &ObjectsReceived) -> Result<bool> {
         let Some(repo) = self.surveyed.repo(received.repo)? else { return Ok(false) };
         let mut whole = received.clone();
+        let records = OfView(self.surveyed, repo.scope());
         for commit in &mut whole.commits {
-            commit.adds = self.adds.of(repo.scope(), commit)?.new;
+            // What the pack alone tells was found when it was read.
+            if !OfPack(received).tells(commit)? {
+                commit.adds = self.adds.of(&records, commit)?.new;
+            }
         }
         let push = survey::push_of(received.pack);
         let there = vec![Condition::RepoLive(received.repo)];

@@ -1,7 +1,7 @@
 //! What every pack says, in a log beside: `DATA/recovery/survey`.
 //!
-//! Each pack is read through and appended as the event that it yields, without what its commits add: that may follow from packs
-//! that come later. The engine and its projections keep the place of an interrupted survey, and answer what the second reading
+//! Each pack is read through and appended as the event that it yields, without what commits add to parents in other packs: that
+//! may follow from packs that come later. The engine and its projections keep the place of an interrupted survey, and answer what the second reading
 //! asks: where a snapshot is, which snapshot a commit has.
 //!
 //! Invariants: an event is appended only after every byte of its pack was verified; a pack that is in the survey is not read
@@ -16,7 +16,7 @@ use reprise_engine::{
     engine::{Condition, Engine, Options, Outcome, Parts, Proposal, Reason},
     event::EventBody,
     id::{PackId, Position, PushId, RepoId},
-    store::directory::DirectoryStore,
+    store::{ObjectStore, directory::DirectoryStore},
 };
 use reprise_projections::{Projections, View};
 use sha2::{Digest, Sha256};
@@ -26,7 +26,10 @@ use super::{
     place::{Place, SURVEY},
     stopped,
 };
-use crate::hub::{quarantine, testimony};
+use crate::hub::{
+    quarantine,
+    testimony::{self, Testimony},
+};
 
 /// The survey's log and its index.
 pub struct Survey {
@@ -87,22 +90,33 @@ impl Survey {
         repos: &mut BTreeSet<RepoId>,
         report: &mut Report,
     ) -> Result<()> {
+        let near = place.near(pack)?;
         let mut bad = None;
-        let heard = testimony::hear(&*place.from, pack, &mut |_, _, why| bad = bad.take().or(Some(why)));
-        let heard = match (heard, bad) {
-            (Ok(heard), None) => heard,
-            (Ok(_), Some(why)) => match damaged::rescue(place, pack, why, report)? {
-                Some(rescued) => testimony::hear(&*place.to, rescued, &mut |_, _, _| {})?,
-                None => return Ok(()),
-            },
-            (Err(error), _) if error.is_corrupt() || error.is_not_found() => {
-                match damaged::rescue(place, pack, error.to_string(), report)? {
-                    Some(rescued) => testimony::hear(&*place.to, rescued, &mut |_, _, _| {})?,
-                    None => return Ok(()),
-                }
-            }
+        let heard = testimony::hear(&*near.store, pack, &mut |_, _, why| bad = bad.take().or(Some(why)));
+        let problem = match (heard, bad) {
+            (Ok(heard), None) => return self.add(&*near.store, heard, known, repos),
+            (Ok(_), Some(why)) => why,
+            (Err(error), _) if error.is_corrupt() || error.is_not_found() => error.to_string(),
             (Err(error), _) => return Err(error),
         };
+        match damaged::rescue((&*near.store, &*place.to), pack, problem, report)? {
+            Some(rescued) => {
+                let heard = testimony::hear(&*place.to, rescued, &mut |_, _, _| {})?;
+                self.add(&*place.to, heard, known, repos)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Appends what a pack says, and before its repository's first the repository.
+    fn add(
+        &self,
+        store: &dyn ObjectStore,
+        mut heard: Testimony,
+        known: &View,
+        repos: &mut BTreeSet<RepoId>,
+    ) -> Result<()> {
+        testimony::complete(store, &mut heard.received)?;
         let repo = heard.received.repo;
         if known.repo(repo)?.is_none() && repos.insert(repo) {
             self.name(repo)?;

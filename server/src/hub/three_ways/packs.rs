@@ -26,7 +26,11 @@ use reprise_projections::{
 use serde_json::{Value, json};
 
 use super::{Say, not_now};
-use crate::hub::{Hub, adds::Adds, testimony};
+use crate::hub::{
+    Hub,
+    adds::{Adds, OfView},
+    testimony,
+};
 
 /// A source whose objects events are the packs' own.
 pub struct FromPacks {
@@ -152,11 +156,12 @@ impl Teller {
 
     /// What its commits add.
     fn add(&self, repo: &RepoRow, told: &mut ObjectsReceived, received: &ObjectsReceived) -> Result<()> {
-        let mut adds = Adds::new(self.hub.engine.store().as_ref(), &self.view);
+        let mut adds = Adds::new(self.hub.engine.store().as_ref());
+        let records = OfView(&self.view, repo.scope());
         for commit in &mut told.commits {
             let said = received.commits.binary_search_by_key(&commit.id, |facts| facts.id).ok();
             let said = said.map(|index| &received.commits[index].adds);
-            let added = adds.of(repo.scope(), commit)?;
+            let added = adds.of(&records, commit)?;
             commit.adds = match said {
                 Some(said) if !added.is_certain || said[..] == added.all[..] => said.clone(),
                 _ => added.new,
