@@ -19,7 +19,7 @@ use aws_sdk_s3::{
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
 };
 
-use super::S3Settings;
+use super::{Pace, S3Settings};
 use crate::error::{Error, ErrorKind};
 
 /// What a failed request means.
@@ -67,7 +67,7 @@ pub(super) async fn connect(settings: &S3Settings) -> Client {
         .force_path_style(settings.path_style)
         .credentials_provider(credentials)
         .retry_config(RetryConfig::disabled())
-        .timeout_config(timeouts(0))
+        .timeout_config(settings.pace.timeouts(0))
         .stalled_stream_protection(stalled)
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -75,20 +75,22 @@ pub(super) async fn connect(settings: &S3Settings) -> Client {
     Client::from_conf(config)
 }
 
-/// Time for a request that moves `bytes`: the SDK's read timeout runs from the start of the request, its body included.
-pub(super) fn timeouts(bytes: u64) -> TimeoutConfig {
-    let attempt = patience(bytes);
-    TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(attempt)
-        .operation_attempt_timeout(attempt)
-        .operation_timeout(attempt)
-        .build()
-}
+impl Pace {
+    /// Time for a request that moves `bytes`: the SDK's read timeout runs from the start of the request, its body included.
+    pub(super) fn timeouts(&self, bytes: u64) -> TimeoutConfig {
+        let attempt = self.patience(bytes);
+        TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(attempt)
+            .operation_attempt_timeout(attempt)
+            .operation_timeout(attempt)
+            .build()
+    }
 
-/// How long one attempt at moving `bytes` may take.
-pub(super) fn patience(bytes: u64) -> Duration {
-    REQUEST_TIMEOUT + Duration::from_millis(bytes / RATE_MIN_BYTES_PER_MS)
+    /// How long one attempt at moving `bytes` may take.
+    pub(super) fn patience(&self, bytes: u64) -> Duration {
+        self.request + Duration::from_millis(bytes / self.bytes_per_ms_min.max(1))
+    }
 }
 
 /// What a failed request means. A missing key is told from a missing bucket or an endpoint that is no store by the code.
@@ -114,7 +116,8 @@ fn of_answer(status: u16, code: Option<&str>) -> Failure {
         (412, _) | (200..=299, Some("PreconditionFailed")) => Failure::Exists,
         // An error after the status line of success, or an answer that is none.
         (200..=299, _) => Failure::Unknown,
-        (409, Some("ConditionalRequestConflict" | "OperationAborted")) => Failure::Raced,
+        // The answer to a HEAD has no body, so no code.
+        (409, None | Some("ConditionalRequestConflict" | "OperationAborted")) => Failure::Raced,
         (404, Some("NoSuchKey" | "NotFound")) => Failure::Absent,
         (416, _) => Failure::Range,
         (500..=599, _) => Failure::Unknown,
@@ -154,9 +157,5 @@ where
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For a request without a body, and on top of a body's time.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A body slower than this (1 MB/s) is given up.
-const RATE_MIN_BYTES_PER_MS: u64 = 1_000;
 /// No byte for this long: the stream is dead.
 const STALL_GRACE: Duration = Duration::from_secs(5);

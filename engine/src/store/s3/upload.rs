@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Created, Inner, S3Store, Staged, StoreKey, again,
-    client::{Failure, Tried, judge, timeouts, told},
+    client::{Failure, Tried, judge, told},
     sums::Summing,
 };
 use crate::{
@@ -53,6 +53,7 @@ struct S3Staged {
 struct Source {
     staged: Arc<Mutex<Box<dyn Staged>>>,
     bytes: u64,
+    part_bytes: u64,
 }
 
 impl Source {
@@ -75,8 +76,9 @@ impl Source {
 
     /// Number, offset and length of every part.
     fn parts(&self) -> impl Iterator<Item = (i32, u64, u64)> + use<> {
-        let bytes = self.bytes;
-        (1..).zip((0..bytes).step_by(PART_STEP)).map(move |(part, at)| (part, at, PART_BYTES.min(bytes - at)))
+        let (bytes, len) = (self.bytes, self.part_bytes);
+        let parts = (1..).zip(0..bytes.div_ceil(len));
+        parts.map(move |(part, index)| (part, index * len, len.min(bytes - index * len)))
     }
 }
 
@@ -95,11 +97,13 @@ impl Staged for S3Staged {
 
     fn commit(mut self: Box<Self>, key: &StoreKey) -> Result<Created> {
         let staged = self.staged.take().ok_or_else(over)?;
-        let source = Source { staged: Arc::new(Mutex::new(staged)), bytes: self.bytes };
+        let pace = self.inner.settings.pace;
+        let source =
+            Source { staged: Arc::new(Mutex::new(staged)), bytes: self.bytes, part_bytes: pace.part_bytes.max(1) };
         let store = S3Store { inner: Arc::clone(&self.inner), copies: false };
         let (sent, name, checksum) = (source.clone(), key.clone(), STANDARD.encode(self.hash.finalize()));
         let new = store.ask(move |inner| async move {
-            match sent.bytes <= PUT_BYTES_MAX {
+            match sent.bytes <= pace.put_bytes_max {
                 true => again(|| inner.put(&name, sent.bytes, &checksum, sent.body())).await,
                 false => put_parts(&inner, &name, &sent).await,
             }
@@ -143,9 +147,8 @@ async fn put_parts(inner: &Inner, key: &StoreKey, source: &Source) -> Result<boo
         Err(error) => Err(error),
     };
     if !matches!(ended, Ok(true)) {
-        let abort = inner.client.abort_multipart_upload().bucket(&inner.settings.bucket).key(inner.key(key));
         // Whatever stays is the bucket's own to sweep; nobody sees it.
-        drop(Box::pin(abort.upload_id(&upload).send()).await);
+        drop(again(|| abort(inner, key, &upload)).await);
     }
     ended
 }
@@ -170,7 +173,7 @@ async fn put_part(
     upload: &str,
     (part, checksum, bytes): (i32, &str, Bytes),
 ) -> Tried<CompletedPart> {
-    let config = aws_sdk_s3::config::Builder::new().timeout_config(timeouts(bytes.len() as u64));
+    let config = aws_sdk_s3::config::Builder::new().timeout_config(inner.settings.pace.timeouts(bytes.len() as u64));
     let put = inner.client.upload_part().bucket(&inner.settings.bucket).key(inner.key(key)).upload_id(upload);
     let put = put.part_number(part).checksum_sha256(checksum).body(ByteStream::from(bytes));
     match Box::pin(put.customize().config_override(config).send()).await {
@@ -187,7 +190,8 @@ async fn put_part(
 
 async fn complete(inner: &Inner, key: &StoreKey, upload: &str, parts: Vec<CompletedPart>) -> Tried<bool> {
     let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-    let config = aws_sdk_s3::config::Builder::new().timeout_config(timeouts(PUT_BYTES_MAX));
+    let config = aws_sdk_s3::config::Builder::new()
+        .timeout_config(inner.settings.pace.timeouts(inner.settings.pace.put_bytes_max));
     let complete = inner.client.complete_multipart_upload().bucket(&inner.settings.bucket).key(inner.key(key));
     let complete = complete.upload_id(upload).if_none_match("*").multipart_upload(parts);
     match Box::pin(complete.customize().config_override(config).send()).await {
@@ -204,10 +208,29 @@ async fn complete(inner: &Inner, key: &StoreKey, upload: &str, parts: Vec<Comple
     }
 }
 
+async fn abort(inner: &Inner, key: &StoreKey, upload: &str) -> Tried<()> {
+    let abort = inner.client.abort_multipart_upload().bucket(&inner.settings.bucket).key(inner.key(key));
+    match Box::pin(abort.upload_id(upload).send()).await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let failure = judge(&error);
+            Err((failure, told("giving up", key.as_str(), failure, &error)))
+        }
+    }
+}
+
 /// Something stood under the key: `Corrupt` if it is not what was to be put there.
 fn compare(store: &S3Store, key: &StoreKey, source: &Source) -> Result<()> {
     let other = || Error::corrupt(key.as_str(), 0, "other bytes stand under this key");
-    if store.size(key)? != source.bytes {
+    let size = match store.size(key) {
+        // The store has given the upload up (its parts are gone) and nobody else has put anything there.
+        Err(error) if error.is_not_found() => {
+            let text = format!("putting {key}: the store has given the upload up; it may be tried again");
+            return Err(Error::new(ErrorKind::Unavailable, text));
+        }
+        size => size?,
+    };
+    if size != source.bytes {
         return Err(other());
     }
     for (_, offset, len) in source.parts() {
@@ -222,8 +245,8 @@ fn compare(store: &S3Store, key: &StoreKey, source: &Source) -> Result<()> {
 pub(super) fn fetch_copy(bucket: &S3Store, key: &StoreKey) -> Result<()> {
     let (size, copies) = (bucket.size(key)?, &bucket.inner.copies);
     let (mut staged, mut hash, mut sums) = (copies.stage()?, Sha256::new(), Summing::default());
-    for offset in (0..size).step_by(PART_STEP) {
-        let bytes = bucket.read(key, offset, PART_BYTES.min(size - offset))?;
+    for offset in (0..size).step_by(COPY_STEP) {
+        let bytes = bucket.read(key, offset, COPY_BYTES.min(size - offset))?;
         staged.write(&bytes)?;
         hash.update(&bytes);
         sums.update(&bytes);
@@ -282,12 +305,10 @@ pub(super) async fn list_under(inner: &Inner, top: &str, keys: &mut Vec<StoreKey
     }
 }
 
-/// Up to here an object is one PUT: every pack but the few that hold one huge blob.
-const PUT_BYTES_MAX: u64 = 96 << 20;
 /// Bytes read at a time while they are sent.
 const PIECE_BYTES: u64 = 1 << 20;
-/// Bytes of a part.
-const PART_BYTES: u64 = 16 << 20;
-const PART_STEP: usize = 16 << 20;
+/// Bytes of a copy fetched at a time.
+const COPY_BYTES: u64 = 16 << 20;
+const COPY_STEP: usize = 16 << 20;
 /// Parts under way at once.
 const PARTS_AT_ONCE: usize = 4;
