@@ -30,6 +30,20 @@ pub enum PlantedBug {
     DamageTakenForTear = 9,
     /// A pack's event is appended before the pack is durable.
     EventBeforePack = 10,
+    /// Bucket log: after a slot was won nobody looks whether its ordinal was sealed long ago.
+    FloorNotRead = 11,
+    /// Bucket log: a slot that was not created is lost, without reading whose it is.
+    ConflictTakenForLoss = 12,
+    /// Bucket log: a group whose slot got no answer is refused.
+    SilenceTakenForRefusal = 13,
+    /// Bucket log: slots are deleted before their segment is there.
+    SlotsGoBeforeSegment = 14,
+    /// Bucket log: a group is acknowledged before its slot is there.
+    AckBeforeSlot = 15,
+    /// Bucket log: a proposal is refused on the state that is known here, without a look.
+    StaleRefusal = 16,
+    /// Bucket log: a reader believes slots without looking whether they were sealed meanwhile.
+    SlotsBelieved = 17,
 }
 
 /// True while `bug` is planted.

@@ -31,6 +31,7 @@ use crate::{
         scan::RawGroup,
         segment::{Active, SegmentEnd, footer, roll_slack, segment_capacity, shared_salt},
     },
+    planted::{self, PlantedBug},
 };
 
 /// Names a waiting caller.
@@ -451,7 +452,7 @@ impl WriterCore {
             }
         }
         if pending.events.is_empty() {
-            let stale = self.shared.is_some() && !self.fresh;
+            let stale = self.shared.is_some() && !self.fresh && !planted::is(PlantedBug::StaleRefusal);
             if stale && pending.asked.iter().any(|asked| matches!(asked.outcome, Outcome::NotDone(_))) {
                 self.decide_again(pending);
             } else {
@@ -639,8 +640,9 @@ impl WriterCore {
     fn unsure(&mut self, why: String, out: &mut Vec<Output>) {
         match std::mem::replace(&mut self.doing, Doing::Nothing) {
             Doing::Append(pending) => {
-                self.take_back(*pending, &Outcome::Unknown, out);
-                self.refuse_waiting(&Reason::Unavailable(why), out);
+                let unavailable = Reason::Unavailable(why);
+                self.take_back(*pending, &|push| unsure(push, &unavailable), out);
+                self.refuse_waiting(&unavailable, out);
             }
             other => self.doing = other,
         }
@@ -845,6 +847,14 @@ impl Pending {
         body.count += 1;
         self.bytes += bytes;
     }
+}
+
+/// The answer to a proposal whose slot got none.
+fn unsure(push: PushId, why: &Reason) -> Outcome {
+    if planted::is(PlantedBug::SilenceTakenForRefusal) {
+        return Outcome::NotDone(why.clone());
+    }
+    Outcome::Unknown(push)
 }
 
 /// Answers a group that did not become durable: what was accepted in it, with `accepted`.

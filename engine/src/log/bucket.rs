@@ -19,6 +19,7 @@ use crate::{
     disk::bytes::BytesFile,
     error::{Error, ErrorKind, Result},
     id::{ChainHash, LogId, Position},
+    planted::{self, PlantedBug},
     store::{ObjectStore, StoreKey},
     writer::{Looked, Tail},
 };
@@ -95,27 +96,26 @@ impl BucketLog {
         let batch = random16(&*self.random)?;
         let key = StoreKey::slot(tail.ordinal);
         let created = self.store.create(&key, &slot::encode(self.log, tail, batch, frames));
-        if !matches!(created, Ok(true)) {
+        let won = match created {
+            Ok(true) => true,
+            Ok(false) if planted::is(PlantedBug::ConflictTakenForLoss) => return Ok(Committed::Taken),
             // Its answer may have been lost: what stands there says whose it is.
-            match (self.slot(tail.ordinal)?, created) {
-                (Some(slot), _) if slot.batch == batch => {}
-                (Some(_), _) => return Ok(Committed::Taken),
-                // It stood there a moment ago: sealed since.
-                (None, Ok(_)) => return Ok(Committed::Taken),
-                (None, Err(error)) => return Err(error),
-            }
+            _ => self.slot(tail.ordinal)?.map_or_else(|| created.map(|_| false), |slot| Ok(slot.batch == batch))?,
+        };
+        if planted::is(PlantedBug::FloorNotRead) {
+            return Ok(if won { Committed::Done } else { Committed::Taken });
         }
         self.raise_floor()?;
         if tail.ordinal >= self.floor.ordinal {
-            return Ok(Committed::Done);
+            return Ok(if won { Committed::Done } else { Committed::Taken });
         }
-        // Won after its true holder was sealed and deleted, or sealed with our own group in it.
+        // Sealed since: with our own group in it, or won after its true holder was sealed and deleted, or lost to him.
         let sealed = self.segment(tail)?.into_iter().find(|group| group.sequence == tail.ordinal);
         if sealed.is_some_and(|group| group.chain == chain) {
             return Ok(Committed::Done);
         }
-        if let Err(error) = self.store.delete(&key) {
-            tracing::warn!(%key, %error, "a slot below the sealed segments stays until the next sweep");
+        if won && let Err(error) = self.store.delete(&key) {
+            tracing::warn!(%key, %error, "a slot below the sealed segments stays");
         }
         Ok(Committed::Taken)
     }
@@ -126,6 +126,9 @@ impl BucketLog {
             return Ok(Looked { groups: self.segment(tail)?, at_end: false });
         }
         let read = self.slots(tail);
+        if planted::is(PlantedBug::SlotsBelieved) {
+            return read;
+        }
         self.raise_floor()?;
         if self.floor.ordinal > tail.ordinal {
             // Slots that were read, or found absent or odd, may be of the time after the sealing: only the segment counts.

@@ -30,6 +30,7 @@ use crate::{
     event::EventBody,
     id::{ChainHash, LogId, Position},
     limits::WRITER_QUEUE_MAX,
+    planted::{self, PlantedBug},
     writer::{Input, Io, Output, Tail, Ticket, WriterCore},
 };
 
@@ -472,6 +473,7 @@ impl Writer {
     /// Writes a group: to the bucket first, if the log lives there, and then to the local copy.
     fn append(&mut self, offset: u64, bytes: &[u8], tail: &Tail, chain: ChainHash) -> Input {
         match self.bucket.as_mut().map(|bucket| bucket.commit(tail, bytes, chain)) {
+            Some(_) if planted::is(PlantedBug::AckBeforeSlot) => Input::Appended(self.files.append(offset, bytes)),
             None | Some(Committed::Done) => Input::Appended(self.files.append(offset, bytes)),
             Some(Committed::Taken) => Input::Taken,
             Some(Committed::Unsure(why)) => Input::Unsure(why),

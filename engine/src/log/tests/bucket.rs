@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     archive::Archived,
     engine::{LogKind, SegmentRule},
+    error::Error,
     store::{ObjectStore, Staged, StoreKey, memory::MemoryStore},
 };
 
@@ -189,6 +190,8 @@ struct Sleepy {
     created: AtomicU64,
     /// The create takes effect before it sleeps.
     late: bool,
+    /// Awake again it finds that something stands there, and after this many more reads nothing answers.
+    reads_left: Option<AtomicU64>,
     meanwhile: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -198,6 +201,9 @@ impl ObjectStore for Sleepy {
         let done = (!sleeps || self.late).then(|| self.store.create(key, bytes));
         if sleeps {
             (self.meanwhile)();
+        }
+        if sleeps && self.reads_left.is_some() {
+            return Ok(false);
         }
         done.unwrap_or_else(|| self.store.create(key, bytes))
     }
@@ -211,7 +217,12 @@ impl ObjectStore for Sleepy {
     }
 
     fn read_tail(&self, key: &StoreKey, len: u64) -> Result<(Bytes, u64)> {
-        self.store.read_tail(key, len)
+        let slept = self.created.load(Ordering::SeqCst) >= self.sleeps_at;
+        let left = |left: &AtomicU64| left.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        match &self.reads_left {
+            Some(reads) if slept && left(reads).is_err() => Err(Error::new(ErrorKind::Unavailable, "no answer")),
+            _ => self.store.read_tail(key, len),
+        }
     }
 
     fn size(&self, key: &StoreKey) -> Result<u64> {
@@ -241,6 +252,16 @@ impl ObjectStore for Sleepy {
 
 /// A server that falls asleep at its `sleeps_at`th create, while another one appends `events` and seals what it can.
 fn sleeper(store: &MemoryStore, sleeps_at: u64, late: bool, events: u64) -> (Engine, Engine) {
+    sleeper_that_reads(store, sleeps_at, late, events, None)
+}
+
+fn sleeper_that_reads(
+    store: &MemoryStore,
+    sleeps_at: u64,
+    late: bool,
+    events: u64,
+    reads_left: Option<u64>,
+) -> (Engine, Engine) {
     let awake = serve(store, 2).engine;
     let busy = awake.clone();
     let meanwhile = move || {
@@ -250,7 +271,8 @@ fn sleeper(store: &MemoryStore, sleeps_at: u64, late: bool, events: u64) -> (Eng
         archive_all(&busy);
     };
     let (created, meanwhile) = (AtomicU64::new(0), Box::new(meanwhile));
-    let sleepy = Sleepy { store: store.clone(), sleeps_at, created, late, meanwhile };
+    let reads_left = reads_left.map(AtomicU64::new);
+    let sleepy = Sleepy { store: store.clone(), sleeps_at, created, late, reads_left, meanwhile };
     (try_serve(&SimDisk::new(), Arc::new(sleepy), 1).unwrap().0, awake)
 }
 
@@ -273,6 +295,48 @@ fn a_writer_whose_slot_was_sealed_while_it_slept_is_told_that_it_happened() {
     assert_eq!(awake.look_and_wait().unwrap(), Position(21));
     assert_eq!(sleepy.look_and_wait().unwrap(), Position(21));
     assert_eq!(read_all(&awake).unwrap(), read_all(&sleepy).unwrap());
+}
+
+/// It was called refused, when the look that followed failed too: nobody had asked the segment whose group it holds.
+#[test]
+fn a_group_that_was_sealed_before_its_slot_was_read_back_is_never_called_refused() {
+    for reads in 0..6 {
+        let store = MemoryStore::new();
+        let (sleepy, awake) = sleeper_that_reads(&store, 1, true, 20, Some(reads));
+        let outcome = sleepy.propose_and_wait(small(1));
+        assert_eq!(awake.look_and_wait().unwrap(), Position(21));
+        match outcome {
+            Outcome::Done { first: Position(1), repeated: false, .. } => assert!(reads > 1, "{reads} reads"),
+            Outcome::Unknown(push) => assert_eq!(push, small(1).push),
+            other => panic!("{reads} reads: {other:?}, and it stands in the log"),
+        }
+        let again = awake.propose_and_wait(small(1));
+        assert_eq!(again, Outcome::Done { first: Position(1), last: Position(1), repeated: true });
+    }
+}
+
+/// A server died between sealing and deleting, or its requests to delete failed: nobody ever deleted them.
+#[test]
+fn slots_that_outlive_their_sealing_are_deleted_by_whoever_archives_next() {
+    let store = MemoryStore::new();
+    let (one, other) = (serve(&store, 1), serve(&store, 2));
+    let mut begun = other.engine.archiver().unwrap();
+    for number in 0..20 {
+        done(one.engine.propose_and_wait(small(number)));
+    }
+    other.engine.look_and_wait().unwrap();
+    let slots = store.list("log/slots").unwrap();
+    let kept: Vec<_> = slots.iter().map(|slot| (slot, store.read_tail(slot, 1 << 20).unwrap().0)).collect();
+    archive_all(&one.engine);
+    let left = store.list("log/slots").unwrap();
+    assert_eq!((slots.len(), left.len()), (20, 4));
+    let as_if_none_had_gone = || kept.iter().for_each(|(slot, bytes)| store.overwrite(slot, bytes.clone()));
+    as_if_none_had_gone();
+    assert_eq!(begun.step().unwrap(), Archived::Found(Position(8)));
+    assert_eq!(store.list("log/slots").unwrap(), slots[8..], "by a server that has it to seal too");
+    as_if_none_had_gone();
+    archive_all(&serve(&store, 3).engine);
+    assert_eq!(store.list("log/slots").unwrap(), left, "by a server that has just begun");
 }
 
 #[test]
