@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 /// One thing that goes wrong.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fault {
     /// 503 SlowDown, without effect.
     SlowDown,
@@ -17,14 +17,22 @@ pub enum Fault {
     ErrorAfter,
     /// 409 ConditionalRequestConflict, without effect.
     Conflict,
+    /// 404 without effect: no such bucket, upload or key, as the operation has it.
+    Missing,
     /// The connection is closed, without effect.
     DropBefore,
     /// The connection is closed after the effect: the answer is lost.
     DropAfter,
-    /// Half of the body comes, then the connection is closed (reads only).
+    /// Half of the body comes, then the connection is closed; of a write, half of the request had come.
     Half,
-    /// It takes this much longer.
+    /// Half of the range comes and is called all of it (reads of a range only).
+    Short,
+    /// It takes this many milliseconds longer.
     Slow(u16),
+    /// The connection is closed, and a write takes effect after this many further requests, or when it is told to.
+    Late(u32),
+    /// It takes effect twice; the second answer counts.
+    Twice,
 }
 
 /// Which requests fail, and how.
@@ -38,6 +46,8 @@ pub struct Faults {
     pub random: Option<StdRng>,
     /// Everything fails without effect: the bucket is not reachable.
     pub down: bool,
+    /// Conditions of writes are ignored, as some stores do.
+    pub deaf: bool,
     /// Every request takes this much longer.
     pub latency: Duration,
 }
@@ -46,6 +56,11 @@ impl Faults {
     /// Of a hundred requests `percent` fail, drawn from `seed`.
     pub fn random(seed: u64, percent: u32) -> Faults {
         Faults { percent, random: Some(StdRng::seed_from_u64(seed)), ..Faults::default() }
+    }
+
+    /// The next `times` requests of `operation` fail like this.
+    pub fn planned(operation: &'static str, fault: Fault, times: usize) -> Faults {
+        Faults { planned: BTreeMap::from([(operation, vec![fault; times])]), ..Faults::default() }
     }
 
     /// What becomes of the next request of `operation`.
@@ -63,8 +78,8 @@ impl Faults {
     }
 }
 
-/// All of them.
-pub const ALL: [Fault; 8] = [
+/// All of them that a store which works may show; a client that asks again comes through.
+pub const ALL: [Fault; 12] = [
     Fault::SlowDown,
     Fault::ErrorBefore,
     Fault::ErrorAfter,
@@ -72,5 +87,9 @@ pub const ALL: [Fault; 8] = [
     Fault::DropBefore,
     Fault::DropAfter,
     Fault::Half,
+    Fault::Short,
     Fault::Slow(30),
+    Fault::Late(3),
+    Fault::Late(100),
+    Fault::Twice,
 ];

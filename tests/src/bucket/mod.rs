@@ -4,7 +4,9 @@
 //! Invariants: a write takes effect wholly or not at all, whatever its answer; what is counted is what came over the wire.
 
 pub mod faults;
+pub mod matrix;
 pub mod objects;
+mod operations;
 mod server;
 
 pub use faults::{Fault, Faults};

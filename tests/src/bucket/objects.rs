@@ -1,29 +1,21 @@
-//! The objects, the operations on them, and their count.
+//! The objects, what becomes of requests on them, and their count.
 //!
-//! Invariants: check and write of a conditional PUT happen under one lock; a body whose checksum is not the stated one changes
-//! nothing; a fault that comes after the effect comes after all of it.
+//! Invariants: check and write of a conditional PUT happen under one lock; a fault that comes after the effect comes after all of
+//! it; a write that lands late finds what stands there then; a fault counts as fired once it has changed what its request met.
 
 use std::{
     collections::BTreeMap,
-    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
-use http::{HeaderMap, HeaderValue};
+use futures_util::StreamExt;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use s3s::{
-    S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
-    dto::{
-        AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
-        CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteObjectInput,
-        DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, ETag, ETagCondition, GetObjectInput,
-        GetObjectOutput, HeadObjectInput, HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, Object,
-        PutObjectInput, PutObjectOutput, StreamingBlob, UploadPartInput, UploadPartOutput,
-    },
+    S3Error, S3ErrorCode, S3Result,
+    dto::{ETag, StreamingBlob},
     s3_error,
 };
 use sha2::{Digest, Sha256};
@@ -42,22 +34,28 @@ pub struct Objects {
 }
 
 #[derive(Default)]
-struct State {
-    objects: BTreeMap<String, Stored>,
-    uploads: BTreeMap<String, Upload>,
+pub(super) struct State {
+    pub(super) objects: BTreeMap<String, Stored>,
+    pub(super) uploads: BTreeMap<String, Upload>,
     uploads_made: u64,
     counts: BTreeMap<&'static str, u64>,
-    reads: Vec<String>,
+    fired: BTreeMap<(&'static str, Fault), u64>,
+    answers: BTreeMap<u16, u64>,
+    pub(super) reads: Vec<String>,
+    /// Writes that their callers gave up, and after how many further requests they land.
+    late: Vec<(u32, Act)>,
 }
 
+type Act = Box<dyn FnOnce(&mut State) + Send>;
+
 #[derive(Clone)]
-struct Stored {
-    bytes: Bytes,
+pub(super) struct Stored {
+    pub(super) bytes: Bytes,
     etag: String,
     checksum: String,
 }
 
-struct Upload {
+pub(super) struct Upload {
     key: String,
     parts: BTreeMap<i32, Stored>,
 }
@@ -71,6 +69,16 @@ impl Objects {
     /// Forgets the counts and gives what they were.
     pub fn take_counts(&self) -> BTreeMap<&'static str, u64> {
         std::mem::take(&mut self.state().counts)
+    }
+
+    /// How often each fault has come true since this was last asked, by operation.
+    pub fn take_fired(&self) -> BTreeMap<(&'static str, Fault), u64> {
+        std::mem::take(&mut self.state().fired)
+    }
+
+    /// Statuses that were answered since this was last asked.
+    pub fn take_answers(&self) -> BTreeMap<u16, u64> {
+        std::mem::take(&mut self.state().answers)
     }
 
     /// Keys that were read since this was last asked, in order.
@@ -108,13 +116,30 @@ impl Objects {
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    /// Every write that its caller gave up arrives; how many there were.
+    pub fn land_late(&self) -> usize {
+        let mut state = self.state();
+        let late = std::mem::take(&mut state.late);
+        let count = late.len();
+        late.into_iter().for_each(|(_, act)| act(&mut state));
+        count
+    }
+
+    pub(super) fn is_deaf(&self) -> bool {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).deaf
+    }
+
+    pub(super) fn answered(&self, status: StatusCode) {
+        *self.state().answers.entry(status.as_u16()).or_default() += 1;
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What comes before the effect of a request, and the fault that comes after it.
-    async fn before(&self, operation: &'static str) -> S3Result<Option<Fault>> {
-        *self.state().counts.entry(operation).or_default() += 1;
+    /// What comes before the effect of a request, and the fault that comes with it or after it.
+    pub(super) async fn before(&self, operation: &'static str) -> S3Result<Option<Fault>> {
+        self.state().came(operation);
         let (fault, latency) = {
             let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
             (faults.next(operation), faults.latency)
@@ -123,46 +148,125 @@ impl Objects {
             Some(Fault::Slow(millis)) => Duration::from_millis(u64::from(millis)),
             _ => Duration::ZERO,
         };
+        let refused = match fault {
+            Some(Fault::SlowDown) => Some(S3Error::with_message(S3ErrorCode::SlowDown, "a fault")),
+            Some(Fault::ErrorBefore) => Some(S3Error::with_message(S3ErrorCode::InternalError, "a fault")),
+            Some(Fault::Conflict) => Some(conflict()),
+            Some(Fault::Missing) => Some(missing(operation)),
+            Some(Fault::DropBefore) => Some(cut()),
+            Some(Fault::Half) if operation != "get" => Some(cut()),
+            _ => None,
+        };
+        if let (Some(fault), true) = (fault, refused.is_some() || slow > Duration::ZERO) {
+            self.state().fired(operation, fault);
+        }
         if latency + slow > Duration::ZERO {
             tokio::time::sleep(latency + slow).await;
         }
-        match fault {
-            Some(Fault::SlowDown) => Err(S3Error::with_message(S3ErrorCode::SlowDown, "a fault")),
-            Some(Fault::ErrorBefore) => Err(S3Error::with_message(S3ErrorCode::InternalError, "a fault")),
-            Some(Fault::Conflict) if operation == "put" || operation == "complete" => {
-                let mut error = S3Error::new(S3ErrorCode::Custom("ConditionalRequestConflict".into()));
-                error.set_status_code(http::StatusCode::CONFLICT);
-                Err(error)
-            }
-            Some(Fault::DropBefore) => Err(cut()),
-            fault => Ok(fault),
+        refused.map_or(Ok(fault), Err)
+    }
+
+    /// A write takes effect: now, twice, or later and unheard of.
+    pub(super) fn write<T>(
+        &self,
+        operation: &'static str,
+        fault: Option<Fault>,
+        act: impl Fn(&mut State) -> S3Result<T> + Send + 'static,
+    ) -> S3Result<T> {
+        let mut state = self.state();
+        if let Some(Fault::Late(requests)) = fault {
+            state.fired(operation, Fault::Late(requests));
+            // Whatever it finds, nobody hears of it.
+            state.late.push((requests, Box::new(move |state| drop(act(state)))));
+            return Err(cut());
+        }
+        let mut done = act(&mut state)?;
+        if fault == Some(Fault::Twice) {
+            state.fired(operation, Fault::Twice);
+            done = act(&mut state)?;
+        }
+        drop(state);
+        self.after(operation, fault)?;
+        Ok(done)
+    }
+
+    /// What comes after the effect of a request.
+    pub(super) fn after(&self, operation: &'static str, fault: Option<Fault>) -> S3Result<()> {
+        let lost = match fault {
+            Some(Fault::DropAfter | Fault::Late(_)) => cut(),
+            Some(Fault::ErrorAfter) => S3Error::with_message(S3ErrorCode::InternalError, "a fault after the effect"),
+            _ => return Ok(()),
+        };
+        self.state().fired(operation, fault.unwrap_or(Fault::DropAfter));
+        Err(lost)
+    }
+}
+
+impl State {
+    /// A request came: writes that are under way may land.
+    fn came(&mut self, operation: &'static str) {
+        *self.counts.entry(operation).or_default() += 1;
+        for (requests, _) in &mut self.late {
+            *requests = requests.saturating_sub(1);
+        }
+        while let Some(at) = self.late.iter().position(|(requests, _)| *requests == 0) {
+            let (_, act) = self.late.remove(at);
+            act(self);
         }
     }
-}
 
-fn after(fault: Option<Fault>) -> S3Result<()> {
-    match fault {
-        Some(Fault::DropAfter) => Err(cut()),
-        Some(Fault::ErrorAfter) => Err(S3Error::with_message(S3ErrorCode::InternalError, "a fault after the effect")),
-        _ => Ok(()),
+    pub(super) fn fired(&mut self, operation: &'static str, fault: Fault) {
+        *self.fired.entry((operation, fault)).or_default() += 1;
     }
-}
 
-fn cut() -> S3Error {
-    let mut error = S3Error::new(S3ErrorCode::InternalError);
-    let mut headers = HeaderMap::new();
-    headers.insert(CUT, HeaderValue::from_static("1"));
-    error.set_headers(headers);
-    error
+    pub(super) fn put(&mut self, key: &str, stored: &Stored, only_new: bool) -> S3Result<()> {
+        if only_new && self.objects.contains_key(key) {
+            return Err(s3_error!(PreconditionFailed));
+        }
+        self.objects.insert(key.to_owned(), stored.clone());
+        Ok(())
+    }
+
+    pub(super) fn begin(&mut self, key: &str) -> String {
+        self.uploads_made += 1;
+        let id = format!("upload-{}", self.uploads_made);
+        self.uploads.insert(id.clone(), Upload { key: key.to_owned(), parts: BTreeMap::new() });
+        id
+    }
+
+    pub(super) fn part(&mut self, upload: &str, number: i32, stored: &Stored) -> S3Result<()> {
+        let upload = self.uploads.get_mut(upload).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        upload.parts.insert(number, stored.clone());
+        Ok(())
+    }
+
+    /// Makes one object of these parts, numbers with their tags.
+    pub(super) fn complete(&mut self, upload: &str, parts: &[(i32, String)], only_new: bool) -> S3Result<()> {
+        let parted = self.uploads.get(upload).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        let mut bytes = BytesMut::new();
+        for (number, etag) in parts {
+            let stored = parted.parts.get(number).filter(|stored| stored.etag == *etag);
+            bytes.extend_from_slice(&stored.ok_or_else(|| s3_error!(InvalidPart))?.bytes);
+        }
+        let key = parted.key.clone();
+        self.put(&key, &Stored::of(bytes.freeze()), only_new)?;
+        self.uploads.remove(upload);
+        Ok(())
+    }
 }
 
 impl Stored {
-    fn of(bytes: Bytes) -> Stored {
+    pub(super) fn of(bytes: Bytes) -> Stored {
         let hash = Sha256::digest(&bytes);
         Stored { etag: hex::encode(&hash[..16]), checksum: STANDARD.encode(hash), bytes }
     }
 
-    async fn receive(body: Option<StreamingBlob>, checksum: Option<&String>, len: Option<i64>) -> S3Result<Stored> {
+    /// Reads a body; one that is not what its request says of it changes nothing.
+    pub(super) async fn receive(
+        body: Option<StreamingBlob>,
+        checksum: Option<&String>,
+        len: Option<i64>,
+    ) -> S3Result<Stored> {
         let mut bytes = BytesMut::new();
         if let Some(mut body) = body {
             while let Some(chunk) = body.next().await {
@@ -179,207 +283,36 @@ impl Stored {
         }
     }
 
-    fn etag(&self) -> Option<ETag> {
+    pub(super) fn etag(&self) -> Option<ETag> {
         Some(ETag::Strong(self.etag.clone()))
+    }
+
+    pub(super) fn checksum(&self) -> String {
+        self.checksum.clone()
+    }
+}
+
+fn cut() -> S3Error {
+    let mut error = S3Error::new(S3ErrorCode::InternalError);
+    let mut headers = HeaderMap::new();
+    headers.insert(CUT, HeaderValue::from_static("1"));
+    error.set_headers(headers);
+    error
+}
+
+fn conflict() -> S3Error {
+    let mut error = S3Error::new(S3ErrorCode::Custom("ConditionalRequestConflict".into()));
+    error.set_status_code(StatusCode::CONFLICT);
+    error
+}
+
+fn missing(operation: &str) -> S3Error {
+    match operation {
+        "put" | "begin" | "list" => s3_error!(NoSuchBucket),
+        "part" | "complete" | "abort" => s3_error!(NoSuchUpload),
+        _ => s3_error!(NoSuchKey),
     }
 }
 
 /// The operations.
 pub(super) struct Served(pub(super) Arc<Objects>);
-
-impl Served {
-    fn stored(&self, key: &str) -> S3Result<Stored> {
-        self.0.state().objects.get(key).cloned().ok_or_else(|| s3_error!(NoSuchKey))
-    }
-
-    fn check_bucket(bucket: &str) -> S3Result<()> {
-        if bucket == super::server::NAME { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
-    }
-
-    fn put(&self, key: String, stored: Stored, only_new: bool) -> S3Result<()> {
-        let mut state = self.0.state();
-        if only_new && state.objects.contains_key(&key) {
-            return Err(s3_error!(PreconditionFailed));
-        }
-        state.objects.insert(key, stored);
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl S3 for Served {
-    async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
-        let fault = self.0.before("put").await?;
-        let input = request.input;
-        Served::check_bucket(&input.bucket)?;
-        let stored = Stored::receive(input.body, input.checksum_sha256.as_ref(), input.content_length).await?;
-        let e_tag = stored.etag();
-        self.put(input.key, stored, input.if_none_match.as_ref().is_some_and(ETagCondition::is_any))?;
-        after(fault)?;
-        Ok(S3Response::new(PutObjectOutput { e_tag, ..Default::default() }))
-    }
-
-    async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-        let fault = self.0.before("get").await?;
-        let input = request.input;
-        Served::check_bucket(&input.bucket)?;
-        self.0.state().reads.push(input.key.clone());
-        let stored = self.stored(&input.key)?;
-        after(fault)?;
-        let len = stored.bytes.len() as u64;
-        let (bytes, content_range) = match input.range {
-            None => (stored.bytes.clone(), None),
-            Some(range) => {
-                let range = range.check(len)?;
-                let told = format!("bytes {}-{}/{len}", range.start, range.end - 1);
-                (stored.bytes.slice(range.start as usize..range.end as usize), Some(told))
-            }
-        };
-        let content_length = Some(bytes.len() as i64);
-        let body = match fault {
-            Some(Fault::Half) => {
-                let half = Ok(bytes.slice(..bytes.len() / 2));
-                StreamingBlob::wrap(stream::iter(vec![half, Err(io::Error::other("a fault"))]))
-            }
-            _ => StreamingBlob::from(s3s::Body::from(bytes)),
-        };
-        let (body, e_tag) = (Some(body), stored.etag());
-        Ok(S3Response::new(GetObjectOutput { body, content_length, content_range, e_tag, ..Default::default() }))
-    }
-
-    async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
-        let fault = self.0.before("head").await?;
-        Served::check_bucket(&request.input.bucket)?;
-        let stored = self.stored(&request.input.key)?;
-        after(fault)?;
-        let (content_length, e_tag) = (Some(stored.bytes.len() as i64), stored.etag());
-        Ok(S3Response::new(HeadObjectOutput { content_length, e_tag, ..Default::default() }))
-    }
-
-    async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
-        let fault = self.0.before("delete").await?;
-        self.0.state().objects.remove(&request.input.key);
-        after(fault)?;
-        Ok(S3Response::new(DeleteObjectOutput::default()))
-    }
-
-    async fn delete_objects(
-        &self,
-        request: S3Request<DeleteObjectsInput>,
-    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
-        let fault = self.0.before("delete").await?;
-        {
-            let mut state = self.0.state();
-            for object in &request.input.delete.objects {
-                state.objects.remove(&object.key);
-            }
-        }
-        after(fault)?;
-        Ok(S3Response::new(DeleteObjectsOutput::default()))
-    }
-
-    async fn list_objects_v2(
-        &self,
-        request: S3Request<ListObjectsV2Input>,
-    ) -> S3Result<S3Response<ListObjectsV2Output>> {
-        let fault = self.0.before("list").await?;
-        let input = request.input;
-        Served::check_bucket(&input.bucket)?;
-        let prefix = input.prefix.unwrap_or_default();
-        let from = input.continuation_token.or(input.start_after).unwrap_or_default();
-        let mut found: Vec<(String, u64)> = {
-            let state = self.0.state();
-            let under = state.objects.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > from);
-            under.take(PAGE_KEYS + 1).map(|(key, stored)| (key.clone(), stored.bytes.len() as u64)).collect()
-        };
-        after(fault)?;
-        let more = found.len() > PAGE_KEYS;
-        found.truncate(PAGE_KEYS);
-        let next_continuation_token = if more { found.last().map(|(key, _)| key.clone()) } else { None };
-        let object =
-            |(key, size): (String, u64)| Object { key: Some(key), size: Some(size as i64), ..Default::default() };
-        Ok(S3Response::new(ListObjectsV2Output {
-            name: Some(input.bucket),
-            prefix: Some(prefix),
-            key_count: Some(found.len() as i32),
-            is_truncated: Some(more),
-            next_continuation_token,
-            contents: Some(found.into_iter().map(object).collect()),
-            ..Default::default()
-        }))
-    }
-
-    async fn create_multipart_upload(
-        &self,
-        request: S3Request<CreateMultipartUploadInput>,
-    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        let fault = self.0.before("begin").await?;
-        Served::check_bucket(&request.input.bucket)?;
-        let upload_id = {
-            let mut state = self.0.state();
-            state.uploads_made += 1;
-            let id = format!("upload-{}", state.uploads_made);
-            state.uploads.insert(id.clone(), Upload { key: request.input.key, parts: BTreeMap::new() });
-            Some(id)
-        };
-        after(fault)?;
-        Ok(S3Response::new(CreateMultipartUploadOutput { upload_id, ..Default::default() }))
-    }
-
-    async fn upload_part(&self, request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
-        let fault = self.0.before("part").await?;
-        let input = request.input;
-        let stored = Stored::receive(input.body, input.checksum_sha256.as_ref(), input.content_length).await?;
-        let (e_tag, checksum) = (stored.etag(), stored.checksum.clone());
-        {
-            let mut state = self.0.state();
-            let upload = state.uploads.get_mut(&input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
-            upload.parts.insert(input.part_number, stored);
-        }
-        after(fault)?;
-        Ok(S3Response::new(UploadPartOutput { e_tag, checksum_sha256: Some(checksum), ..Default::default() }))
-    }
-
-    async fn complete_multipart_upload(
-        &self,
-        request: S3Request<CompleteMultipartUploadInput>,
-    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-        let fault = self.0.before("complete").await?;
-        let input = request.input;
-        {
-            let mut state = self.0.state();
-            let only_new = input.if_none_match.as_ref().is_some_and(ETagCondition::is_any);
-            if only_new && state.objects.contains_key(&input.key) {
-                return Err(s3_error!(PreconditionFailed));
-            }
-            let upload = state.uploads.get(&input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
-            let mut bytes = BytesMut::new();
-            for part in input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default() {
-                let stored = upload.parts.get(&part.part_number.unwrap_or(0)).ok_or_else(|| s3_error!(InvalidPart))?;
-                if part.e_tag.as_ref().map(ETag::value) != Some(stored.etag.as_str()) {
-                    return Err(s3_error!(InvalidPart));
-                }
-                bytes.extend_from_slice(&stored.bytes);
-            }
-            let key = upload.key.clone();
-            state.objects.insert(key, Stored::of(bytes.freeze()));
-            state.uploads.remove(&input.upload_id);
-        }
-        after(fault)?;
-        let e_tag = Some(ETag::Strong("of-parts".to_owned()));
-        Ok(S3Response::new(CompleteMultipartUploadOutput { e_tag, ..Default::default() }))
-    }
-
-    async fn abort_multipart_upload(
-        &self,
-        request: S3Request<AbortMultipartUploadInput>,
-    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-        let fault = self.0.before("abort").await?;
-        self.0.state().uploads.remove(&request.input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
-        after(fault)?;
-        Ok(S3Response::new(AbortMultipartUploadOutput::default()))
-    }
-}
-
-/// Keys of one page: few, so that lists have pages.
-const PAGE_KEYS: usize = 100;

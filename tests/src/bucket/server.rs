@@ -75,15 +75,16 @@ async fn accept(listener: TcpListener, objects: Arc<Objects>) {
     loop {
         let Ok((socket, _)) = listener.accept().await else { continue };
         socket.set_nodelay(true).ok();
-        let service = service.clone();
+        let (service, objects) = (service.clone(), Arc::clone(&objects));
         let answer = service_fn(move |request: Request<Incoming>| {
-            let service = service.clone();
+            let (service, objects) = (service.clone(), Arc::clone(&objects));
             async move {
                 let answer = service.call(request.map(s3s::Body::from)).await?;
-                match answer.headers().contains_key(CUT) {
-                    true => Err(HttpError::new("cut off".into())),
-                    false => Ok(answer),
+                if answer.headers().contains_key(CUT) {
+                    return Err(HttpError::new("cut off".into()));
                 }
+                objects.answered(answer.status());
+                Ok(answer)
             }
         });
         tokio::spawn(async move {

@@ -3,7 +3,10 @@
 //! Invariants: time is a count of asks and answers, so "before" means before for everybody; judged against the log as a newcomer
 //! reads it from the bucket.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use reprise_engine::{
     engine::{Engine, Outcome, Reason},
@@ -30,6 +33,10 @@ pub struct History {
     time: u64,
     done: Vec<Done>,
     refused: Vec<Refused>,
+    /// Refused since the bucket was not reached: never done, unless nobody knew before.
+    unreached: Vec<PushId>,
+    /// Every move that was ever asked for; asked for again, it may have happened before.
+    asked: BTreeSet<PushId>,
     looks: Vec<(u64, Position)>,
     /// What nobody knows yet.
     pub unknown: Vec<Move>,
@@ -42,6 +49,8 @@ struct Done {
     moved: Move,
     at: Position,
     repeated: bool,
+    /// It had been asked for before, and may have happened then.
+    again: bool,
 }
 
 struct Refused {
@@ -95,15 +104,17 @@ impl History {
     pub fn answered(&mut self, began: u64, moved: Move, outcome: Outcome) {
         self.time += 1;
         let ended = self.time;
+        let again = !self.asked.insert(moved.push);
         match outcome {
             Outcome::Done { first, last, repeated } => {
                 assert_eq!(first, last, "one event");
                 self.heads.insert(moved.branch, moved.new);
-                self.done.push(Done { began, ended, moved, at: last, repeated });
+                self.done.push(Done { began, ended, moved, at: last, repeated, again });
             }
             Outcome::Unknown(_) => self.unknown.push(moved),
             Outcome::NotDone(Reason::Condition(_)) => self.refused.push(Refused { began, ended, moved }),
-            Outcome::NotDone(Reason::Unavailable(_)) => {}
+            Outcome::NotDone(Reason::Unavailable(_)) if again => self.unknown.push(moved),
+            Outcome::NotDone(Reason::Unavailable(_)) => self.unreached.push(moved.push),
             Outcome::NotDone(other) => panic!("refused for {other:?}"),
         }
     }
@@ -116,6 +127,9 @@ impl History {
         for done in &self.done {
             told.acknowledged += 1;
             told.repeated += usize::from(done.repeated);
+            if done.repeated && !done.again {
+                return Err(format!("{} was asked for once and called repeated", done.at));
+            }
             match log.moves.get(&done.moved.push) {
                 Some((at, new)) if (*at, *new) == (done.at, done.moved.new) => {}
                 other => return Err(format!("acknowledged at {}, and in the log: {other:?}", done.at)),
@@ -123,6 +137,9 @@ impl History {
         }
         self.check_real_time()?;
         self.check_refusals(&log)?;
+        if let Some(push) = self.unreached.iter().find(|push| log.moves.contains_key(push)) {
+            return Err(format!("{push:?} was refused, the bucket being out of reach, and is in the log"));
+        }
         for moved in &self.unknown {
             told.unknown += 1;
             told.had_happened += usize::from(log.moves.contains_key(&moved.push));
@@ -134,7 +151,7 @@ impl History {
     fn check_real_time(&self) -> Result<(), String> {
         for later in &self.done {
             for earlier in self.done.iter().filter(|earlier| earlier.ended < later.began) {
-                if !later.repeated && earlier.at >= later.at {
+                if !later.again && earlier.at >= later.at {
                     return Err(format!("{} was acknowledged before {} was asked for", earlier.at, later.at));
                 }
             }
@@ -153,7 +170,7 @@ impl History {
             let before = self.done.iter().filter(|done| done.ended < refused.began).map(|done| done.at).max();
             // Whatever was asked for after the answer came later.
             let after =
-                self.done.iter().filter(|done| !done.repeated && done.began > refused.ended).map(|done| done.at).min();
+                self.done.iter().filter(|done| !done.again && done.began > refused.ended).map(|done| done.at).min();
             let (from, to) =
                 (before.unwrap_or(Position(1)), after.map_or(Position(log.events as u64), |at| Position(at.0 - 1)));
             let elsewhere = (from.0..=to.0).any(|at| log.head(refused.moved.branch, Position(at)) != refused.moved.old);

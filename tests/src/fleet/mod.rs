@@ -4,11 +4,13 @@
 //! Invariants: the same seed, the same story; a request fails in every way that a real one can, and its effect may come after
 //! its caller gave up; what was answered is judged by a history that knows real time ([`history`]).
 
+pub mod door;
 pub mod history;
+pub mod matrix;
 pub mod store;
 
 use std::{
-    collections::BTreeMap,
+    panic,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -24,9 +26,31 @@ use reprise_engine::{
 };
 
 use self::{
-    history::{History, Move},
+    history::{History, Move, Told},
     store::Unreliable,
 };
+
+/// The story of a seed, judged: what was in it, or what was wrong.
+pub fn story(seed: u64) -> Result<Told, String> {
+    let (servers, percent) = (2 + (seed % 2) as usize, [0, 5, 20][(seed / 2 % 3) as usize]);
+    let told = panic::catch_unwind(|| {
+        let world = World::new(seed, servers, percent);
+        world.run(ACTIONS);
+        let newcomer = world.newcomer();
+        let told = lock(&world.history).judge(&newcomer);
+        // The engines hold the world by their doors.
+        lock(&world.servers).clear();
+        told
+    });
+    let told = told.unwrap_or_else(|panicked| Err(said(&*panicked)));
+    told.map_err(|wrong| format!("seed {seed}: {wrong}"))
+}
+
+/// What somebody who panicked said.
+fn said(panicked: &(dyn std::any::Any + Send)) -> String {
+    let text = panicked.downcast_ref::<String>().map(String::as_str);
+    format!("panicked: {}", text.or_else(|| panicked.downcast_ref::<&str>().copied()).unwrap_or_default())
+}
 
 /// Everything that goes on.
 pub struct World {
@@ -56,6 +80,7 @@ struct Server {
 
 /// Small segments, so that stories have many.
 const RULE: SegmentRule = SegmentRule { bytes: 12 << 10, slots: 5 };
+const ACTIONS: usize = 250;
 const REPO: RepoId = RepoId([1; 16]);
 const BRANCHES: [&str; 3] = ["main", "side", "wip"];
 
@@ -76,19 +101,7 @@ impl World {
         });
         world.calmly(|| {
             let engine = world.open(0).expect("an empty bucket opens");
-            let record = RepoRecord {
-                repo: REPO,
-                owner: "ada".into(),
-                slug: "hub".into(),
-                domain: "code".into(),
-                default_branch: String::new(),
-                visibility: Visibility::Public,
-                created_ms: 1,
-            };
-            let events = vec![EventBody::RepoCreated(record)];
-            let first =
-                Proposal { push: PushId([255; 16]), fingerprint: 0, actor: String::new(), conditions: vec![], events };
-            assert!(matches!(engine.propose_and_wait(first), Outcome::Done { .. }));
+            assert!(matches!(engine.propose_and_wait(repository()), Outcome::Done { .. }));
         });
         world
     }
@@ -260,6 +273,21 @@ fn open(disk: &SimDisk, store: Arc<dyn ObjectStore>, seed: u64) -> reprise_engin
     Engine::open(parts, options).map(|(engine, _)| engine)
 }
 
+/// The repository that all of them move branches of.
+fn repository() -> Proposal {
+    let record = RepoRecord {
+        repo: REPO,
+        owner: "ada".into(),
+        slug: "hub".into(),
+        domain: "code".into(),
+        default_branch: String::new(),
+        visibility: Visibility::Public,
+        created_ms: 1,
+    };
+    let events = vec![EventBody::RepoCreated(record)];
+    Proposal { push: PushId([255; 16]), fingerprint: 0, actor: String::new(), conditions: vec![], events }
+}
+
 fn proposal(moved: &Move) -> Proposal {
     let update = RefUpdate { name: moved.branch.to_owned(), old: moved.old, new: Some(moved.new), forced: false };
     let condition = Condition::RefIs { repo: REPO, name: moved.branch.to_owned(), head: moved.old };
@@ -275,6 +303,3 @@ fn proposal(moved: &Move) -> Proposal {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// How often each thing happened, for the test to see that stories are not dull.
-pub type Counts = BTreeMap<&'static str, u64>;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use reprise_engine::{
     Error, ErrorKind, Result,
     id::LogId,
-    store::{ObjectStore, Staged, StoreKey},
+    store::{Created, ObjectStore, Staged, StoreKey},
 };
 
 use super::{World, lock};
@@ -61,12 +61,18 @@ impl ObjectStore for Unreliable {
             self.world.meanwhile();
             return created;
         }
-        match self.world.roll(3) {
+        match self.world.roll(4) {
             0 => Err(lost(ErrorKind::Unknown)),
             1 => {
                 drop(self.world.bucket.create(key, bytes));
                 self.world.meanwhile();
                 Err(lost(ErrorKind::Unknown))
+            }
+            // A request that was tried again met itself.
+            2 => {
+                drop(self.world.bucket.create(key, bytes));
+                self.world.meanwhile();
+                Ok(false)
             }
             _ => {
                 lock(&self.world.late).push(Late { key: key.clone(), bytes: bytes.to_vec() });
@@ -76,7 +82,8 @@ impl ObjectStore for Unreliable {
     }
 
     fn stage(&self) -> Result<Box<dyn Staged>> {
-        self.ask(|| self.world.bucket.stage())
+        let staged = self.world.bucket.stage()?;
+        Ok(Box::new(UnreliableStaged { world: Arc::clone(&self.world), staged }))
     }
 
     fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Result<Bytes> {
@@ -109,5 +116,35 @@ impl ObjectStore for Unreliable {
 
     fn claim(&self, log: LogId, fresh: bool) -> Result<()> {
         self.world.bucket.claim(log, fresh || !self.world.is_calm())
+    }
+}
+
+/// An upload, the end of which may fail.
+struct UnreliableStaged {
+    world: Arc<World>,
+    staged: Box<dyn Staged>,
+}
+
+impl Staged for UnreliableStaged {
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.staged.write(bytes)
+    }
+
+    fn read_back(&self, offset: u64, len: u64) -> Result<Bytes> {
+        self.staged.read_back(offset, len)
+    }
+
+    fn commit(self: Box<Self>, key: &StoreKey) -> Result<Created> {
+        let door = Unreliable::new(Arc::clone(&self.world));
+        if !door.fails() {
+            let created = self.staged.commit(key);
+            self.world.meanwhile();
+            return created;
+        }
+        if self.world.roll(2) == 0 {
+            drop(self.staged.commit(key));
+            self.world.meanwhile();
+        }
+        Err(lost(ErrorKind::Unknown))
     }
 }
