@@ -24,6 +24,7 @@ pub mod fuzz;
 pub mod history;
 pub mod hostile;
 pub mod hub_in_process;
+pub mod machines;
 pub mod model;
 pub mod oracle;
 pub mod overload;

@@ -66,9 +66,14 @@ impl DataDir {
 
     /// The same with more arguments.
     pub fn serve_with(&self, arguments: &[&str]) -> ServerProcess {
+        self.try_serve_with(arguments).unwrap_or_else(|printed| panic!("the server named no address:\n{printed}"))
+    }
+
+    /// The same, for a server whose start may fail: what it printed then.
+    pub fn try_serve_with(&self, arguments: &[&str]) -> Result<ServerProcess, String> {
         let mut command = self.command();
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments);
-        ServerProcess::start(command)
+        ServerProcess::try_start(command)
     }
 
     /// `reprise serve` on a free loopback port, which may well refuse to start.
@@ -176,7 +181,7 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    fn start(mut command: Command) -> ServerProcess {
+    fn try_start(mut command: Command) -> Result<ServerProcess, String> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("reprise starts");
         let printed = Arc::new(Mutex::new(String::new()));
         let (found, listening) = mpsc::channel();
@@ -185,11 +190,9 @@ impl ServerProcess {
         drop(found);
         let server = |child, host| ServerProcess { child, host, printed: Arc::clone(&printed) };
         match listening.recv_timeout(START_MAX) {
-            Ok(host) => server(child, host),
-            Err(error) => {
-                let server = server(child, String::new());
-                panic!("the server named no address ({error}); it printed:\n{}", server.printed());
-            }
+            Ok(host) => Ok(server(child, host)),
+            // It ends with its handle.
+            Err(error) => Err(format!("{error}: {}", server(child, String::new()).printed())),
         }
     }
 

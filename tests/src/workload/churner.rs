@@ -9,7 +9,7 @@ use crate::{
     client::{Repository, Request},
     oracle::{AckedPush, EMPTY, Kind, Register},
     seeds,
-    workload::{Client, Field, Keyed, Outcome, successes, writer::make_commits},
+    workload::{Client, Field, Keyed, Outcome, writer::make_commits},
 };
 
 /// One repository that comes and goes.
@@ -31,7 +31,7 @@ impl Churner {
     }
 
     /// The next step of its life: whether it was taken, or `None` when the server is gone.
-    fn step(&mut self, field: &Field) -> Option<bool> {
+    fn live(&mut self, field: &Field) -> Option<bool> {
         let state = field.oracle().value(&self.repo).map(str::to_owned);
         match state.as_deref() {
             None => self.create(field),
@@ -85,8 +85,8 @@ impl Churner {
 }
 
 impl Client for Churner {
-    fn run(&mut self, field: &Field) -> u64 {
-        successes(|| self.step(field))
+    fn step(&mut self, field: &Field) -> Option<bool> {
+        self.live(field)
     }
 
     fn ask_again(&mut self, _: &Field) {}

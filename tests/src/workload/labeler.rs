@@ -6,7 +6,7 @@ use crate::{
     client::{Repository, Request, Value, release},
     oracle::{Kind, Register},
     seeds,
-    workload::{Client, Field, Outcome, successes},
+    workload::{Client, Field, Outcome},
 };
 
 /// Labels that are used in turn.
@@ -83,8 +83,8 @@ impl Labeler {
 }
 
 impl Client for Labeler {
-    fn run(&mut self, field: &Field) -> u64 {
-        successes(|| self.change(field))
+    fn step(&mut self, field: &Field) -> Option<bool> {
+        self.change(field)
     }
 
     fn ask_again(&mut self, _: &Field) {}

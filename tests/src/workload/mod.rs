@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -37,21 +37,32 @@ pub use racer::Racer;
 pub use reader::Reader;
 pub use writer::Writer;
 
-/// What all clients share.
+/// What all clients of a server share.
 #[derive(Default)]
 pub struct Field {
     host: Mutex<String>,
     tokens: BTreeMap<String, String>,
-    oracle: Mutex<Oracle>,
-    archive: Mutex<Archive>,
+    oracle: Arc<Mutex<Oracle>>,
+    archive: Arc<Mutex<Archive>>,
     /// From now on the server may die at any moment.
     doomed: AtomicBool,
 }
 
 /// Somebody who works with the hub.
 pub trait Client: Send {
+    /// One piece of work: whether its success was seen, or `None` when there was no answer.
+    fn step(&mut self, field: &Field) -> Option<bool>;
+
     /// Works until the server is gone; how many of its requests had their success seen.
-    fn run(&mut self, field: &Field) -> u64;
+    fn run(&mut self, field: &Field) -> u64 {
+        std::iter::from_fn(|| self.step(field)).map(u64::from).sum()
+    }
+
+    /// Asks once more, here or by another server of the same log, about what got no answer; true once nothing is open. Who leaves
+    /// that to the judge has nothing to ask.
+    fn known(&mut self, _: &Field) -> bool {
+        true
+    }
 
     /// After a restart, before anything is judged: may ask again about what got no answer.
     fn ask_again(&mut self, field: &Field);
@@ -76,6 +87,12 @@ impl Field {
     pub fn new(data: &DataDir, owners: &[&str]) -> Field {
         let token = |owner: &&str| ((*owner).to_owned(), data.token_with(owner, &["--scope", "admin"]).0);
         Field { tokens: owners.iter().map(token).collect(), ..Field::default() }
+    }
+
+    /// The field of another server of the same log.
+    pub fn beside(&self) -> Field {
+        let (oracle, archive) = (Arc::clone(&self.oracle), Arc::clone(&self.archive));
+        Field { tokens: self.tokens.clone(), oracle, archive, ..Field::default() }
     }
 
     /// A server is there.
@@ -120,6 +137,11 @@ impl Field {
         Remote { url: self.url(repo), token: Some(self.token(repo).to_owned()) }
     }
 
+    /// No answer came, only this failure: the server is gone, or meant to be. An answer that is no refusal is none either.
+    pub fn gone(&self, doing: &str, code: Option<u16>, failure: &dyn std::fmt::Debug) {
+        assert!(code.is_none() && self.is_doomed(), "{doing} failed and the server lives: {failure:?}");
+    }
+
     /// What an exchange came to.
     pub fn outcome(&self, answer: Result<Response, Failure>) -> Outcome {
         match answer {
@@ -131,16 +153,11 @@ impl Field {
                 Outcome::Refused(response.code, response.text())
             }
             Err(failure) => {
-                assert!(self.is_doomed(), "the server lives and gave no answer: {failure}");
+                self.gone("a change", failure.code(), &failure);
                 Outcome::Unknown
             }
         }
     }
-}
-
-/// Steps until the server is gone (`None`); how many of the steps had their success seen.
-fn successes(mut step: impl FnMut() -> Option<bool>) -> u64 {
-    std::iter::from_fn(&mut step).map(u64::from).sum()
 }
 
 /// Runs all clients against the server while `script` has it its way; how many successes were seen. The script calls

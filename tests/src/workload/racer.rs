@@ -6,7 +6,7 @@ use crate::{
     client::{Failure, Repository, fetch},
     oracle::AckedPush,
     seeds,
-    workload::{Client, Field, Keyed, Outcome, successes},
+    workload::{Client, Field, Keyed, Outcome},
 };
 
 /// One of several on the same branch.
@@ -73,7 +73,7 @@ impl Racer {
             }
             Err(Failure::Status { code: 429 | 503, .. }) => Some(()),
             Err(failure) => {
-                assert!(field.is_doomed(), "a fetch failed and the server lives: {failure}");
+                field.gone("a fetch", failure.code(), &failure);
                 None
             }
         }
@@ -81,18 +81,24 @@ impl Racer {
 }
 
 impl Client for Racer {
-    fn run(&mut self, field: &Field) -> u64 {
-        successes(|| self.race(field))
+    fn step(&mut self, field: &Field) -> Option<bool> {
+        self.race(field)
     }
 
-    fn ask_again(&mut self, field: &Field) {
-        let Some(push) = self.unanswered.take() else { return };
+    fn known(&mut self, field: &Field) -> bool {
+        let Some(push) = self.unanswered.take() else { return true };
         match push.outcome(&field.remote(&self.repo), field) {
             Outcome::Done(_) => self.acked(&push, field),
             // It had not happened, and another has won since.
             Outcome::Refused(409, _) => field.oracle().race_refused(&self.repo, &self.branch, &push.head),
+            Outcome::Unknown | Outcome::Refused(429 | 503, _) => self.unanswered = Some(push),
             other => panic!("a push that got no answer, again with its key: {other:?}"),
         }
+        self.unanswered.is_none()
+    }
+
+    fn ask_again(&mut self, field: &Field) {
+        assert!(self.known(field), "a push that got no answer, again with its key, got none");
     }
 
     fn settle(&mut self, _: &Field) {}

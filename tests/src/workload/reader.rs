@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::{
     client::{CloneFailure, Failure, Repository, clone},
     oracle::{Kind, ReadBegun, Register},
-    workload::{Client, Field, state_of, successes},
+    workload::{Client, Field, state_of},
 };
 
 /// One reader of several repositories.
@@ -37,10 +37,11 @@ impl Reader {
             // Deleted between refs and fetch, or too busy.
             Err(CloneFailure::Fetch(Failure::Status { code: 404 | 429 | 503, .. })) => Ok(()),
             Err(CloneFailure::Refs(Failure::Status { code: 429 | 503, .. })) => Ok(()),
-            Err(failure) => {
-                assert!(field.is_doomed(), "{repo}: a clone failed and the server lives: {failure:?}");
+            Err(CloneFailure::Refs(failure) | CloneFailure::Fetch(failure)) => {
+                field.gone("a clone", failure.code(), &failure);
                 return None;
             }
+            Err(failure) => panic!("{repo}: {failure:?}"),
         };
         checked.unwrap_or_else(|error| panic!("{repo}: {error}"));
         Some(cloned)
@@ -87,8 +88,8 @@ fn check_state(repo: &str, begun: &ReadBegun, heads: Option<&[(String, String)]>
 }
 
 impl Client for Reader {
-    fn run(&mut self, field: &Field) -> u64 {
-        successes(|| self.read(field))
+    fn step(&mut self, field: &Field) -> Option<bool> {
+        self.read(field)
     }
 
     fn ask_again(&mut self, _: &Field) {}

@@ -6,7 +6,7 @@ use crate::{
     client::Repository,
     oracle::{AckedPush, Kind, Register},
     seeds,
-    workload::{Client, Field, Keyed, Outcome, successes},
+    workload::{Client, Field, Keyed, Outcome},
 };
 
 /// Paths that a writer changes in turn: trees stay small, history grows.
@@ -104,15 +104,23 @@ impl Writer {
 }
 
 impl Client for Writer {
-    fn run(&mut self, field: &Field) -> u64 {
-        successes(|| self.push(field))
+    fn step(&mut self, field: &Field) -> Option<bool> {
+        self.push(field)
+    }
+
+    fn known(&mut self, field: &Field) -> bool {
+        let Some(push) = self.unanswered.take() else { return true };
+        match push.outcome(&field.remote(&self.branch.repo), field) {
+            Outcome::Done(_) => self.acked(&push, field),
+            Outcome::Unknown | Outcome::Refused(429 | 503, _) => self.unanswered = Some(push),
+            other => panic!("a push that got no answer, again with its key: {other:?}"),
+        }
+        self.unanswered.is_none()
     }
 
     fn ask_again(&mut self, field: &Field) {
-        let Some(push) = self.unanswered.take().filter(|_| self.random.random()) else { return };
-        match push.outcome(&field.remote(&self.branch.repo), field) {
-            Outcome::Done(_) => self.acked(&push, field),
-            other => panic!("a push that got no answer, again with its key: {other:?}"),
+        if self.random.random() {
+            assert!(self.known(field), "a push that got no answer, again with its key, got none");
         }
     }
 
