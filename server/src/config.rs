@@ -47,6 +47,26 @@ pub fn server_url(text: &str) -> Result<String, String> {
     }
 }
 
+/// How clients reach the bucket: where this server does, elsewhere, or not at all.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum BucketForClients {
+    /// At the endpoint that this server uses.
+    #[default]
+    Same,
+    /// At this one.
+    At(String),
+    /// They do not.
+    No,
+}
+
+/// `no`, or where clients reach the bucket.
+pub fn bucket_for_clients(text: &str) -> Result<BucketForClients, String> {
+    match text {
+        "no" => Ok(BucketForClients::No),
+        text => server_url(text).map(BucketForClients::At),
+    }
+}
+
 /// An object id.
 pub fn object(text: &str) -> Result<ObjectId, String> {
     text.parse().map_err(|error: reprise_engine::Error| error.to_string())
@@ -197,7 +217,13 @@ mod tests {
         for text in ["", "hub.example", "ftp://hub.example", "https://", "https://hub/path", "http://h?x", "http://a b"]
         {
             assert!(server_url(text).is_err(), "{text}");
+            assert!(bucket_for_clients(text).is_err(), "{text}");
         }
+        assert_eq!(bucket_for_clients("no").unwrap(), BucketForClients::No);
+        assert_eq!(
+            bucket_for_clients("https://s3.example/").unwrap(),
+            BucketForClients::At("https://s3.example".into())
+        );
     }
 
     #[test]

@@ -249,7 +249,7 @@ fn the_fixture_pushed_as_a_pack_is_stored_as_it_came_and_clones_back() {
     let stored = files(&hub, "packs");
     assert_eq!(stored.len(), 1);
     assert!(std::fs::read(&stored[0]).unwrap() == pack, "byte for byte");
-    assert!(files(&hub, "staging").is_empty());
+    assert!(files(&hub, "staging").is_empty() && files(&hub, "quarantine").is_empty());
     let cloned = clone(&hub.url).unwrap();
     cloned.check_complete(local.head("main")).unwrap();
     let mut expected = local.materialise(local.head("main"));
@@ -271,26 +271,33 @@ fn the_fixture_pushed_as_a_pack_is_stored_as_it_came_and_clones_back() {
 }
 
 #[test]
-fn a_kill_between_upload_and_unpack_leaves_only_what_the_next_start_sweeps() {
+fn a_kill_between_announcement_upload_and_unpack_forgets_nothing() {
     let hub = Hub::start();
     let local = fixtures::etude();
     let (head, pack) = (local.head("main"), pack_of(&hub, &local, "main"));
-    let names = [upload(&hub, &pack), announce(&hub, &pack).text("upload").to_owned()];
-    assert_eq!((files(&hub, "staging").len(), files(&hub, "packs").len()), (1, 0));
+    let uploaded = upload(&hub, &pack);
+    let side = pack_of(&hub, &local, "variation");
+    let announced = announce(&hub, &side);
+    assert_eq!((files(&hub, "quarantine").len(), files(&hub, "packs").len()), (1, 0));
     let Hub { data, server, token, .. } = hub;
     server.kill();
     let server = data.serve();
     server.wait_ready();
     let hub = Hub { url: server.url("alice/demo"), data, server, token };
-    assert!(files(&hub, "staging").is_empty() && files(&hub, "packs").is_empty(), "swept");
-    assert!(ls_remote(&hub.url).unwrap().is_empty());
-    for name in &names {
-        assert_eq!(unpack(&hub, &[name], "main", head).code, 404);
-    }
-    // The push is not lost: the same pack under the same key.
-    let name = upload(&hub, &pack);
-    assert_eq!(unpack(&hub, &[&name], "main", head).code, 200);
+    assert!(files(&hub, "staging").is_empty() && files(&hub, "packs").is_empty());
+    assert!(ls_remote(&hub.url).unwrap().is_empty(), "nobody sees what was not unpacked");
+    assert_eq!(unpack(&hub, &[&uploaded], "main", head).code, 200);
     clone(&hub.url).unwrap().check_complete(head).unwrap();
+    // The ticket that the server before gave is good.
+    let url = format!("{}/{}", hub.url, announced.text("url"));
+    assert_eq!(Request::put(url, &side).send().unwrap().code, 204);
+    let body = Value::map([
+        ("uploads", Value::strs([announced.text("upload")])),
+        ("branch", Value::str("variation")),
+        ("tip", Value::str(local.head("variation"))),
+    ]);
+    assert_eq!(hub.post("push/unpack-mpack", &body).decode().unwrap().get("ok"), Some(&Value::Bool(true)));
+    clone(&hub.url).unwrap().check_complete(local.head("variation")).unwrap();
 }
 
 #[test]
@@ -298,7 +305,7 @@ fn an_upload_that_nobody_unpacks_is_removed_when_its_time_is_over() {
     let hub = Hub::start_with(&["--limit", "upload_time_max=1"]);
     let name = upload(&hub, b"any bytes");
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !files(&hub, "staging").is_empty() {
+    while !files(&hub, "quarantine").is_empty() {
         assert!(Instant::now() < deadline, "it stays");
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -314,12 +321,12 @@ fn a_refused_upload_leaves_no_file_and_no_ticket_is_ever_logged() {
     for wrong in [&pack[1..], b"", &[&pack[..], b"x"].concat()] {
         let answer = Request::put(&url, wrong).send().unwrap();
         check_refusal(&answer, &[422]);
-        assert!(files(&hub, "staging").is_empty());
+        assert!(files(&hub, "staging").is_empty() && files(&hub, "quarantine").is_empty());
     }
     assert_eq!(Request::put(&url, &pack).send().unwrap().code, 204);
-    assert_eq!(Request::put(&url, &pack).send().unwrap().code, 404);
+    assert_eq!(Request::put(&url, &pack).send().unwrap().code, 412, "it is here");
     let ticket = url.rsplit('=').next().unwrap();
-    assert!(ticket.len() == 64 && !hub.server.printed().contains(ticket));
+    assert!(ticket.len() == 96 && !hub.server.printed().contains(ticket));
     assert!(hub.server.printed().contains("/alice/demo/mpack/"), "the requests themselves are");
 }
 
@@ -339,9 +346,15 @@ fn a_large_blob_comes_by_its_own_address_and_the_stock_push_goes_on_without_it()
     let path = addresses[0].1.strip_prefix("https://hub.example/").unwrap();
     check_refusal(&Request::put(hub.server.url(path), b"other bytes").send().unwrap(), &[422]);
     assert_eq!(Request::put(hub.server.url(path), &large).send().unwrap().code, 204);
-    check_refusal(&Request::put(hub.server.url(path), &large).send().unwrap(), &[404]);
+    assert_eq!(Request::put(hub.server.url(path), &large).send().unwrap().code, 204, "a push that is repeated goes on");
+    assert_eq!((files(&hub, "quarantine").len(), files(&hub, "packs").len()), (1, 0));
     assert!(!hub.server.printed().contains(path.rsplit('=').next().unwrap()), "no ticket in the log");
-    push(&mut local, "origin", "main").unwrap();
+    let commits = local.walk(local.head("main"), &BTreeSet::new());
+    let rest = [sha256_hex(b"small")];
+    push::push_objects(&local.objects, &local.remotes["origin"], &rest).unwrap();
+    let body = push::bundle_body(&local, &commits, "main", false);
+    assert_eq!(hub.post("push", &body).decode().unwrap().get("ok"), Some(&Value::Bool(true)));
     let head = local.head("main");
     assert_eq!(clone(&hub.url).unwrap().materialise(head), local.materialise(head));
+    assert!(files(&hub, "quarantine").is_empty(), "taken in");
 }

@@ -7,6 +7,8 @@
     clippy::disallowed_methods
 )]
 
+#[path = "own_client/bucket.rs"]
+mod bucket;
 #[path = "own_client/hostile.rs"]
 mod hostile;
 #[path = "own_client/interrupted.rs"]

@@ -154,6 +154,13 @@ impl ObjectStore for DirectoryStore {
         Ok(names.len())
     }
 
+    /// The file itself, read where it is; committed, it is renamed.
+    fn take_up(&self, key: &StoreKey, bytes: u64) -> Result<Box<dyn Staged>> {
+        let (inner, path) = (Arc::clone(&self.inner), key.as_str().to_owned());
+        let file = Some(inner.disk.open(&path)?);
+        Ok(Box::new(DirectoryStaged { inner, file, path, buffer: Vec::new(), flushed: bytes, done: true }))
+    }
+
     fn claim(&self, log: LogId, fresh: bool) -> Result<()> {
         let disk = &*self.inner.disk;
         let file = match disk.open(MARK) {
@@ -228,6 +235,8 @@ impl Inner {
         };
         self.make_dir(dir)?;
         self.disk.rename(staged, key.as_str())?;
+        // It may have been an upload in quarantine, and read there.
+        self.open_files().retain(|(held, _)| held.as_str() != staged);
         self.disk.sync_dir(dir)?;
         Ok(placed)
     }
@@ -253,6 +262,7 @@ struct DirectoryStaged {
     path: String,
     buffer: Vec<u8>,
     flushed: u64,
+    /// It is not this upload's to remove.
     done: bool,
 }
 
@@ -268,7 +278,7 @@ impl DirectoryStaged {
             file.sync_data()?;
         }
         let placed = self.inner.publish(file, &self.path, key, over)?;
-        self.done = placed != Placed::Not;
+        self.done |= placed != Placed::Not;
         Ok(placed)
     }
 

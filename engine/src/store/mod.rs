@@ -13,10 +13,12 @@ use crate::{
     log::header::segment_name,
 };
 
+pub mod address;
 pub mod counted;
 pub mod directory;
 pub mod handover;
 pub mod memory;
+pub mod quarantine;
 pub mod s3;
 
 /// A key: parts of `[a-z0-9._-]` with `/` between them. Built from hex ids only, never from user text.
@@ -64,6 +66,11 @@ impl StoreKey {
     pub fn as_pack(&self) -> Option<PackId> {
         let id = self.0.strip_suffix(".pack")?.rsplit('/').next()?.parse().ok()?;
         (StoreKey::pack(id) == *self).then_some(id)
+    }
+
+    /// `secrets/tickets.key`: what the servers of this store sign their tickets with.
+    pub fn ticket_key() -> StoreKey {
+        StoreKey("secrets/tickets.key".to_owned())
     }
 
     /// The key as text.
@@ -124,6 +131,15 @@ pub trait ObjectStore: Send + Sync {
     ///
     /// Errors: `Unavailable` without a mark, `Conflict` with that of another log.
     fn claim(&self, log: LogId, fresh: bool) -> Result<()>;
+    /// Takes the `bytes` bytes under a quarantined key up as an upload, to be read back and committed under another key. The
+    /// key is as it was until then, and may be gone after.
+    fn take_up(&self, key: &StoreKey, bytes: u64) -> Result<Box<dyn Staged>> {
+        quarantine::copied(self, key, bytes)
+    }
+    /// An address of the store itself; `None` from one that has none.
+    fn address(&self, _asked: &address::Asked) -> Result<Option<address::Address>> {
+        Ok(None)
+    }
 }
 
 /// The error of a store that bears `found` instead of the mark of `log`.

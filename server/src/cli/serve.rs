@@ -14,9 +14,9 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
     cli::{bucket::BucketArguments, failure::Failure, output::Output, server_file::ServerFile},
-    config::{self, LimitChange},
+    config::{self, BucketForClients, LimitChange},
     http,
-    hub::{Hub, Limits, archive, fresh, lifecycle::Directory, scrub},
+    hub::{BucketReach, Hub, Limits, archive, fresh, lifecycle::Directory, mpack::sweep, scrub},
     shutdown,
 };
 
@@ -41,6 +41,10 @@ pub struct Serve {
     presign_uploads: Option<String>,
     #[command(flatten)]
     bucket: BucketArguments,
+    /// Where clients reach the bucket, if not where this server does: packs, and blobs over 64 KiB of the stock client, go there
+    /// and come from there without passing through the server. `no`: clients do not reach it
+    #[arg(long, value_name = "URL|no", value_parser = config::bucket_for_clients)]
+    bucket_for_clients: Option<BucketForClients>,
     /// Change a limit; may be repeated
     #[arg(long = "limit", value_name = "NAME=VALUE")]
     limits: Vec<LimitChange>,
@@ -62,6 +66,8 @@ impl Serve {
             bucket: self.bucket.place()?,
         };
         let hub = open(directory).await?;
+        let reach = self.bucket_reach(hub.archiving);
+        let hub = hub.with_bucket_reach(reach);
         let hub = Arc::new(match self.presign_uploads.clone() {
             Some(url) => hub.with_presigned_uploads(url),
             None => hub,
@@ -78,10 +84,19 @@ impl Serve {
             }
         });
         tokio::spawn(fresh::follow(Arc::clone(&hub)));
+        tokio::spawn(sweep::run(Arc::clone(&hub)));
         http::serve::run(listener, Arc::clone(&hub), stop).await;
         // No command may find us from here on; the lock tells it to wait.
         drop(told);
         end([archive, scrub], move || hub.close()).await
+    }
+
+    fn bucket_reach(&self, has_bucket: bool) -> Option<BucketReach> {
+        match self.bucket_for_clients.clone().unwrap_or_default() {
+            BucketForClients::Same => has_bucket.then(BucketReach::default),
+            BucketForClients::At(url) => has_bucket.then_some(BucketReach { endpoint: Some(url) }),
+            BucketForClients::No => None,
+        }
     }
 
     fn limits(&self) -> Result<Limits, Failure> {

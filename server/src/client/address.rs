@@ -43,6 +43,17 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Another server and what to ask it for, if an absolute URL leads to one that this client speaks to: over plain HTTP, on this
+    /// machine.
+    pub fn elsewhere(url: &str) -> Option<(Address, String)> {
+        let rest = url.strip_prefix(SCHEME)?;
+        let (authority, path) = rest.split_at(rest.find('/')?);
+        let address: Address = format!("{SCHEME}{authority}").parse().ok()?;
+        (address.is_loopback() && is_plain(path)).then(|| (address, path.to_owned()))
+    }
+}
+
 impl FromStr for Address {
     type Err = String;
 
@@ -112,6 +123,17 @@ mod tests {
             "http://h/a b",
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn another_server_is_spoken_to_on_this_machine_only() {
+        let (address, path) = Address::elsewhere("http://127.0.0.1:9000/bucket/key?X-Amz-Date=1").unwrap();
+        assert_eq!((address.authority(), address.port), ("127.0.0.1:9000", 9_000));
+        assert_eq!(path, "/bucket/key?X-Amz-Date=1");
+        for url in ["https://127.0.0.1/x", "http://bucket.example/x", "http://127.0.0.1", "/x", "http://127.0.0.1/x y"]
+        {
+            assert!(Address::elsewhere(url).is_none(), "{url}");
         }
     }
 

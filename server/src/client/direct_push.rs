@@ -1,13 +1,19 @@
 //! A push by direct transfer (API.md, "push by pack"): packs are uploaded one by one, then one request unpacks them and moves the
 //! branch.
 //!
+//! A server with a bucket wants them there; where this client does not reach it, they go through the server.
+//!
 //! Invariants: the branch moves with that one request or not at all, and its key makes asking again harmless. What an interrupted
-//! push has uploaded is used by its repetition, if the server still has it and the same is to be sent.
+//! push has uploaded is used by its repetition, if the server still has it and the same is to be sent. The token goes to the
+//! server only.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use bytes::Bytes;
-use hyper::{Method, StatusCode, header::HeaderName};
+use hyper::{
+    Method, StatusCode,
+    header::{self, HeaderName, InvalidHeaderName},
+};
 use reprise_engine::{
     clock::{SystemRandom, random16},
     id::{ObjectId, PushId, RepoId},
@@ -17,10 +23,11 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ClientError,
+    address::Address,
     counter::Unit,
     fetch::{Fetch, blocking, is_unknown_endpoint},
     files::{self, Found},
-    http::{Ask, Sending, shown},
+    http::{Ask, Remote, Sending, shown},
     incoming::DIRECTORY,
     packs::{self, Item, PackFile},
     stock::{self, PushAnswer},
@@ -71,10 +78,14 @@ struct Upload {
     is_resumed: bool,
 }
 
+/// Where the server wants a pack.
 #[derive(Deserialize)]
 struct Presigned {
     upload: String,
     url: String,
+    /// To be sent with it, if it goes to the server's bucket.
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
 }
 
 impl Upload {
@@ -139,21 +150,45 @@ impl Upload {
 
 /// Uploads one pack; the name that the server gave it.
 async fn upload(fetch: &Fetch, pack: &PackFile) -> Result<String, ClientError> {
-    let mut tries = 1;
+    let (mut tries, mut direct) = (1, true);
     loop {
-        let presigned = presign(fetch, pack).await?;
-        match put(fetch, pack, &presigned.url).await {
+        let presigned = presign(fetch, pack, direct).await?;
+        let (remote, path, is_bucket) = match fetch.remote.address.endpoint(&presigned.url) {
+            Ok(path) => (fetch.remote.clone(), path, false),
+            Err(url) => match Address::elsewhere(&url) {
+                Some((address, path)) => (fetch.remote.elsewhere(address), path, true),
+                // A bucket that this client does not speak to.
+                None if direct => {
+                    direct = false;
+                    continue;
+                }
+                None => return Err(ClientError::untrusted(format!("it wants the pack elsewhere, at {}", place(&url)))),
+            },
+        };
+        match put(fetch, pack, (&remote, path), &presigned.headers).await {
             Ok(()) => return Ok(presigned.upload),
-            // Its ticket is used up or too old: perhaps only the answer was lost. A new one costs the bytes once more.
+            // It is there: only the answer was lost.
+            Err(error) if error.status() == Some(StatusCode::PRECONDITION_FAILED) => return Ok(presigned.upload),
+            Err(ClientError::Interrupted) => return Err(ClientError::Interrupted),
+            // The bucket did not take it: then through the server.
+            Err(_) if is_bucket => direct = false,
+            // Its ticket is too old. A new one costs the bytes once more.
             Err(error) if error.status() == Some(StatusCode::NOT_FOUND) && tries < UPLOAD_TRIES => tries += 1,
             Err(error) => return Err(error),
         }
     }
 }
 
-async fn presign(fetch: &Fetch, pack: &PackFile) -> Result<Presigned, ClientError> {
+/// An address without what makes it a right.
+fn place(url: &str) -> String {
+    shown(url.split('?').next().unwrap_or_default())
+}
+
+async fn presign(fetch: &Fetch, pack: &PackFile, direct: bool) -> Result<Presigned, ClientError> {
     let mut body = Vec::new();
-    encode::map_header(&mut body, 2);
+    encode::map_header(&mut body, 3);
+    encode::text(&mut body, "direct");
+    encode::boolean(&mut body, direct);
     encode::text(&mut body, "bytes");
     encode::unsigned(&mut body, pack.bytes);
     encode::text(&mut body, "sha256");
@@ -162,15 +197,22 @@ async fn presign(fetch: &Fetch, pack: &PackFile) -> Result<Presigned, ClientErro
     fetch.remote.value(&ask, PRESIGNED_BYTES_MAX).await
 }
 
-async fn put(fetch: &Fetch, pack: &PackFile, url: &str) -> Result<(), ClientError> {
-    let path = fetch.remote.address.endpoint(url);
-    let path =
-        path.map_err(|url| ClientError::untrusted(format!("it wants the pack elsewhere, at {}", shown(&url))))?;
+async fn put(
+    fetch: &Fetch,
+    pack: &PackFile,
+    (remote, path): (&Remote, String),
+    headers: &BTreeMap<String, String>,
+) -> Result<(), ClientError> {
     fetch.counter.begin("uploading", Unit::Bytes, pack.bytes);
     let sending = Sending::File(pack.path.clone(), pack.bytes, fetch.counter.clone());
+    // Its length goes with a body anyway.
+    let others = headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case(header::CONTENT_LENGTH.as_str()));
+    let named = others.map(|(name, value)| Ok((name.parse::<HeaderName>()?, value.clone())));
+    let headers: Result<Vec<_>, InvalidHeaderName> = named.collect();
+    let headers = headers.map_err(|error| ClientError::untrusted(format!("a header for the pack: {error}")))?;
     // The ticket in the address is the right.
-    let put = Ask { method: Method::PUT, path, headers: Vec::new(), with_token: false, sending };
-    fetch.remote.patiently(async || fetch.remote.send(&put).await?.bytes(PRESIGNED_BYTES_MAX).await).await.map(drop)
+    let put = Ask { method: Method::PUT, path, headers, with_token: false, sending };
+    remote.patiently(async || remote.send(&put).await?.bytes(PRESIGNED_BYTES_MAX).await).await.map(drop)
 }
 
 /// Equal for equal pushes, another one for others.

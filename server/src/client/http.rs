@@ -85,6 +85,11 @@ impl Remote {
         Ok(Remote { address, token, stop })
     }
 
+    /// Another server, which gets no token.
+    pub fn elsewhere(&self, address: Address) -> Remote {
+        Remote { address, token: None, stop: self.stop.clone() }
+    }
+
     /// A request to an endpoint of the repository.
     pub fn ask(&self, method: Method, endpoint: &str, sending: Sending) -> Ask {
         let path = format!("{}/{endpoint}", self.address.path);

@@ -41,20 +41,6 @@ pub async fn take(hub: &Arc<Hub>, headers: &HeaderMap, body: axum::body::Body, l
     .await
 }
 
-/// Takes a body of at most `limit` bytes in as it is, whatever it is called.
-pub async fn take_raw(
-    hub: &Arc<Hub>,
-    headers: &HeaderMap,
-    body: axum::body::Body,
-    limit: u64,
-) -> Result<Body, HubError> {
-    check_coding(headers)?;
-    if body.size_hint().lower() > limit {
-        return Err(too_large(limit));
-    }
-    read(hub, body, limit).await
-}
-
 /// Bodies come as they are: no `Content-Encoding` is undone here.
 pub fn check_coding(headers: &HeaderMap) -> Result<(), HubError> {
     let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();

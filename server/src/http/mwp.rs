@@ -29,7 +29,7 @@ use crate::{
         extract::{Path, Query},
         intake,
         limits::HeldPlace,
-        range,
+        range, transfer,
     },
     hub::{
         Caller, Hub, HubError, Repo,
@@ -104,7 +104,7 @@ async fn presign(asked: Asked) -> Answer {
     let answer = hub.blocking(move || {
         let _room = room;
         let mut inline = job.presign_inline(&body)?;
-        let presigned = if may_push { job.presign_blobs(&caller, &name, &inline)? } else { Vec::new() };
+        let presigned = if may_push { job.presign_blobs(&name, &inline)? } else { Vec::new() };
         inline.retain(|id| presigned.binary_search_by_key(id, |(presigned, _)| *presigned).is_err());
         let mut out = map(2);
         encode::text(&mut out, "presigned");
@@ -290,17 +290,13 @@ pub(super) struct WithTicket {
 async fn upload_object(
     State(hub): State<Arc<Hub>>,
     _: Caller,
-    Extension(place): Extension<HeldPlace>,
     Path((owner, slug, id)): Path<(String, String, String)>,
     Query(WithTicket { ticket }): Query<WithTicket>,
     headers: HeaderMap,
     body: HttpBody,
 ) -> Answer {
-    let name = RepoName { owner, slug };
-    let ticket = hub.blob_ticket(&name, &id, &ticket.unwrap_or_default()).await?;
-    let body = intake::take_raw(&hub, &headers, body, hub.limits.blob_bytes_max).await?;
-    to_the_end(&hub, place, Arc::clone(&hub).receive_blob(ticket, name, body)).await?;
-    built(Response::builder().status(StatusCode::NO_CONTENT), HttpBody::empty())
+    let taking = hub.take_blob(&RepoName { owner, slug }, &id, ticket.unwrap_or_default()).await?;
+    transfer::take_upload(taking, &headers, body).await
 }
 
 /// A request with a body about a repository.

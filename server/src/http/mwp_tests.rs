@@ -90,6 +90,21 @@ impl Rig {
         rig
     }
 
+    /// The next server of the same log and store: what the one before knew by heart is forgotten.
+    pub(super) fn restarted(self) -> Rig {
+        let Rig { hub, store, _dir, .. } = self;
+        let parts = HubParts {
+            engine: hub.engine.clone(),
+            projections: hub.projections.clone(),
+            limits: hub.limits.clone(),
+            spool_dir: hub.spool_dir.clone(),
+            create_on_push: hub.create_on_push,
+            operator: hub.operator.clone(),
+        };
+        let hub = Arc::new(Hub::new(parts));
+        Rig { router: crate::http::router(Arc::clone(&hub)), hub, store, _dir }
+    }
+
     pub(super) async fn send(&self, request: Request<HttpBody>) -> Reply {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();

@@ -28,7 +28,7 @@ use crate::{
         Caller, Hub, HubError,
         body::Body,
         fetch::FetchAnswer,
-        mpack::{plan::Purpose, presign::OpenedPack, uploads::Ticket},
+        mpack::{plan::Purpose, presign::OpenedPack, taking::Taking, uploads::Place},
         repos::RepoName,
     },
     wire::{encode, requests},
@@ -131,14 +131,17 @@ async fn announce_pack(asked: Asked) -> Answer {
     let life = hub.limits.upload_time_max.as_secs();
     let announce = |hub: Arc<Hub>, caller: Caller, name: RepoName, body: Body| async move {
         hub.writable(&caller, &name.owner, &name.slug, true).await?;
-        let (bytes, sha256) = requests::announcement(body.source())?;
-        hub.announce_upload(name, bytes, sha256).await
+        let announced = requests::announcement(body.source())?;
+        let job = Arc::clone(&hub);
+        hub.blocking(move || job.announce_upload(&name, announced)).await
     };
-    let Ticket { upload, ticket } = asked.write(hub.limits.json_body_bytes_max, true, announce).await?;
-    let upload = hex::encode(upload);
-    let mut out = map(3);
-    pair(&mut out, "url", &format!("mpack/{upload}?ticket={}", ticket.expose()));
-    pair(&mut out, "upload", &upload);
+    let Place { upload, url, headers } = asked.write(hub.limits.json_body_bytes_max, true, announce).await?;
+    let mut out = map(4);
+    pair(&mut out, "url", url.expose());
+    pair(&mut out, "upload", &upload.to_string());
+    encode::text(&mut out, "headers");
+    encode::map_header(&mut out, encode::len32(headers.len()));
+    headers.iter().for_each(|(name, value)| pair(&mut out, name, value));
     encode::text(&mut out, "expires_in");
     encode::unsigned(&mut out, life);
     Ok(msgpack(out))
@@ -157,15 +160,17 @@ async fn upload_pack(
     Path((owner, slug, id)): Path<(String, String, String)>,
     Query(WithTicket { ticket }): Query<WithTicket>,
     headers: HeaderMap,
-    mut body: HttpBody,
+    body: HttpBody,
 ) -> Answer {
-    intake::check_coding(&headers)?;
-    let name = RepoName { owner, slug };
-    let mut taking = hub.take_upload(&name, &id, &ticket.unwrap_or_default()).await?;
-    let announced = body.size_hint().exact().filter(|len| *len != taking.bytes());
-    if let Some(len) = announced {
-        let text = format!("the upload has {len} bytes; announced were {}", taking.bytes());
-        return Err(HubError::Invalid(text));
+    let taking = hub.take_pack(&RepoName { owner, slug }, &id, ticket.unwrap_or_default()).await?;
+    take_upload(taking, &headers, body).await
+}
+
+/// Takes a body that comes by a ticket.
+pub(super) async fn take_upload(mut taking: Taking, headers: &HeaderMap, mut body: HttpBody) -> Answer {
+    intake::check_coding(headers)?;
+    if let Some(len) = body.size_hint().exact() {
+        taking.length().check(len, true)?;
     }
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| HubError::BadRequest(format!("the upload broke off: {error}")))?;

@@ -1,7 +1,10 @@
 //! Pushes by pack, in process: announced, uploaded, unpacked; adopted as they came or packed anew; refused with nothing left.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation)]
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
 
 use axum::http::{Request, StatusCode};
 use reprise_engine::{
@@ -199,7 +202,7 @@ async fn a_ticket_is_good_once_in_its_repository_and_for_its_upload() {
     let (history, _, second) = two_commits();
     let pack = pack_of(&history, rig.repo_id("a").await, PUSH);
     let (upload, url) = rig.announce("a", pack.len(), &sha(&pack)).await;
-    let (other, other_url) = rig.announce("a", pack.len(), &sha(&pack)).await;
+    let (other, other_url) = rig.announce("a", 5, &sha(b"other")).await;
     let nobody = rig.get("/alice/nobody/refs").await.text();
     let refused = async |repo: &str, url: &str| {
         let reply = rig.put(repo, url, &pack).await;
@@ -212,19 +215,43 @@ async fn a_ticket_is_good_once_in_its_repository_and_for_its_upload() {
     refused("a", &url.replace(&upload, &other)).await;
     refused("a", "mpack/nonsense?ticket=x").await;
     assert_eq!(rig.put("a", &url, &pack).await.status, StatusCode::NO_CONTENT);
-    refused("a", &url).await;
+    let again = rig.put("a", &url, &pack).await;
+    assert_eq!(again.status, StatusCode::PRECONDITION_FAILED, "it is here: {}", again.text());
     assert_eq!(rig.unpack("b", &[&upload], &second, json!({}), None).await.status, StatusCode::NOT_FOUND);
     assert_eq!(rig.unpack("a", &[&upload, &other], &second, json!({}), None).await.status, StatusCode::NOT_FOUND);
-    assert_eq!(rig.unpack("a", &[&upload], &second, json!({}), None).await.status, StatusCode::OK);
-    assert_eq!(rig.put("a", &other_url, &pack).await.status, StatusCode::NO_CONTENT, "the other one still is good");
+    assert_eq!(rig.unpack("a", &[&upload], &second, json!({}), Some(PUSH)).await.status, StatusCode::OK);
+    assert_eq!(rig.put("a", &other_url, b"other").await.status, StatusCode::NO_CONTENT, "the other one still is good");
+    // Used again after its upload was taken in, it brings the same bytes into quarantine, and nothing else.
+    assert_eq!(rig.put("a", &url, &pack).await.status, StatusCode::NO_CONTENT);
+    let repeated = rig.unpack("a", &[&upload], &second, json!({}), Some(PUSH)).await.map();
+    assert_eq!((&repeated["ok"], rig.packs().len()), (&json!(true), 1), "{repeated}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_promised_its_successor_keeps() {
+    let rig = Rig::new(Limits::default()).await;
+    let (history, _, second) = two_commits();
+    let pack = pack_of(&history, rig.repo_id("a").await, PUSH);
+    let (upload, url) = rig.announce("a", pack.len(), &sha(&pack)).await;
+    let rig = rig.restarted();
+    assert_eq!(rig.put("a", &url, &pack).await.status, StatusCode::NO_CONTENT);
+    let rig = rig.restarted();
+    let answer = rig.unpack("a", &[&upload], &second, json!({}), Some(PUSH)).await.map();
+    assert_eq!((&answer["ok"], rig.packs().len()), (&json!(true), 1), "{answer}");
+    let rig = rig.restarted();
+    let again = rig.unpack("a", &[&upload], &second, json!({}), Some(PUSH)).await.map();
+    assert_eq!((&again["ok"], rig.packs().len()), (&json!(true), 1), "{again}");
+    assert!(rig.store.list("quarantine").unwrap().is_empty(), "what was taken in waits no more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_are_bounded_in_number_and_bytes_and_end_with_their_time() {
     let limits = Limits { uploads_per_repo_max: 2, uploads_max: 3, uploads_bytes_max: 1_000, ..Limits::default() };
     let rig = Rig::new(limits).await;
+    let numbers = AtomicU8::new(0);
     let announce = async |repo: &str, bytes: u64| {
-        let body = json!({"bytes": bytes, "sha256": sha(b"x")});
+        let another = sha(&[numbers.fetch_add(1, Ordering::Relaxed)]);
+        let body = json!({"bytes": bytes, "sha256": another});
         rig.post_json(&format!("/alice/{repo}/push/mpack-presign"), &body, None).await
     };
     for (repo, bytes, status) in
@@ -338,7 +365,7 @@ async fn a_pack_that_the_store_has_already_is_never_taken_back_with_a_later_push
     drop(view);
     rig.hub.condemn(found.scope, id, rows, "a test");
     let upload = rig.upload("a", &pack).await;
-    let reply = rig.unpack("a", &[&upload], &second, json!({}), Some(PUSH)).await;
+    let reply = rig.unpack("a", &[&upload], &second, json!({"force": false}), Some(PUSH)).await;
     assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "another request under this key: {}", reply.text());
     assert_eq!(rig.packs(), [StoreKey::pack(id)], "what was packed anew is taken back, what the log names is not");
     // As a push of its own it heals.
@@ -389,13 +416,18 @@ async fn large_blobs_of_the_stock_client_come_by_one_time_addresses_if_the_serve
         assert_eq!(reply.text().replace("alice/b ", "alice/nobody ").replace("alice/a ", "alice/nobody "), nobody);
     }
     assert_eq!(put(&path(id), large).await.status, StatusCode::NO_CONTENT);
-    assert_eq!(put(&path(id), large).await.status, StatusCode::NOT_FOUND, "once");
+    assert_eq!(put(&path(id), large).await.status, StatusCode::NO_CONTENT, "a push that is repeated must not fail");
     assert_eq!(put(&path(&sha(b"another")), b"another").await.status, StatusCode::NO_CONTENT, "each by itself");
-    // The rest as ever.
+    assert_eq!((rig.packs().len(), rig.store.list("quarantine").unwrap().len()), (0, 2));
+    assert_eq!(rig.get(&format!("/alice/a/objects/{id}")).await.status, StatusCode::NOT_FOUND, "nobody sees it yet");
+    // The rest as ever. What the push names is taken in; what nobody names stays until it is swept.
     let mut rest = history.clone();
     rest.objects.remove(id);
-    rig.push_all("a", &rest, "main").await;
+    let answer = rig.push_all("a", &rest, "main").await;
+    assert_eq!(answer["ok"], json!(true), "{answer}");
     history.check_complete(&rig.fetch("a", &[&second], &[]).await.fetched());
+    let waiting = rig.store.list("quarantine").unwrap();
+    assert!(waiting.len() == 1 && waiting[0].as_str().contains(&sha(b"another")), "{waiting:?}");
     // Readers get no address to push to.
     let anonymous = Request::post("/alice/a/presign").header("content-type", "application/json");
     let answer = rig.send(anonymous.body(body.to_string().into()).unwrap()).await.map();
@@ -403,7 +435,7 @@ async fn large_blobs_of_the_stock_client_come_by_one_time_addresses_if_the_serve
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_is_worth_no_more_than_the_token_that_asked_for_it() {
+async fn what_an_address_brings_is_nobodys_until_somebody_who_may_push_names_it() {
     let rig = Rig::presigning("http://hub.example").await;
     let token = json!({"owner": "alice", "scope": "write"});
     let made = rig.post_json("/api/v1/tokens", &token, None).await;
@@ -418,5 +450,49 @@ async fn an_address_is_worth_no_more_than_the_token_that_asked_for_it() {
     let revoked = rig.send(revoke.header("authorization", "Bearer operator").body("".into()).unwrap()).await;
     assert_eq!(revoked.status, StatusCode::OK);
     let reply = rig.send(Request::put(url).body("x".into()).unwrap()).await;
-    assert_eq!((reply.status, rig.packs().len()), (StatusCode::UNAUTHORIZED, 0), "{}", reply.text());
+    assert_eq!((reply.status, rig.packs().len()), (StatusCode::NO_CONTENT, 0), "{}", reply.text());
+    let head = rig.hub.engine.durable().position;
+    let mut history = History::default();
+    history.commit(&[], &[("x", b"x")], "x");
+    history.objects.clear();
+    let request = Request::post("/alice/a/push")
+        .header("content-type", "application/x-msgpack")
+        .header("authorization", format!("Bearer {}", made["token"].as_str().unwrap()));
+    let reply = rig.send(request.body(history.push_body("main", false).into()).unwrap()).await;
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
+    assert_eq!((rig.hub.engine.durable().position, rig.packs().len()), (head, 0));
+    let answer = rig.post("/alice/a/push", history.push_body("main", false)).await.map();
+    assert_eq!(answer["ok"], json!(true), "the operator may: {answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_in_quarantine_that_is_not_what_it_is_called_is_refused_and_removed() {
+    let rig = Rig::presigning("http://hub.example").await;
+    let (history, _, second) = two_commits();
+    let (id, large) = history.objects.iter().find(|(_, bytes)| bytes.len() > 65_536).unwrap();
+    let body = json!({"object_ids": [id]});
+    let mut rest = history.clone();
+    rest.objects.remove(id);
+    let reply = rig.post("/alice/a/push/objects", rest.objects_body()).await;
+    assert_eq!(reply.status, StatusCode::OK);
+    let before = rig.packs();
+    // As an address in a bucket lets it come: nothing but the key is pinned there.
+    let answer = rig.post_json("/alice/a/presign", &body, None).await.map();
+    let path = answer["presigned"][id].as_str().unwrap().replace("http://hub.example", "");
+    let put = async || rig.send(Request::put(&path).body(large.clone().into()).unwrap()).await.status;
+    assert_eq!(put().await, StatusCode::NO_CONTENT);
+    let key = rig.store.list("quarantine").unwrap().remove(0);
+    for wrong in [&large[1..], b"", &[&large[..], b"x"].concat()] {
+        rig.store.overwrite(&key, wrong.to_vec().into());
+        let reply = rig.post("/alice/a/push", history.push_body("main", false)).await;
+        assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", reply.text());
+        assert!(reply.text().contains(id.as_str()), "{}", reply.text());
+        assert_eq!((rig.packs(), rig.store.list("quarantine").unwrap().len()), (before.clone(), 0));
+    }
+    let answer = rig.post("/alice/a/push", history.push_body("main", false)).await.map();
+    assert_eq!(answer["ok"], json!(false), "it is not here: {answer}");
+    assert_eq!(put().await, StatusCode::NO_CONTENT, "the address is good again");
+    let answer = rig.post("/alice/a/push", history.push_body("main", false)).await.map();
+    assert_eq!(answer["ok"], json!(true), "{answer}");
+    history.check_complete(&rig.fetch("a", &[&second], &[]).await.fetched());
 }

@@ -15,6 +15,7 @@ use reprise_engine::{
     id::{Kind, ObjectId},
     object::{Commit, Snapshot, ids::blob_id},
     pack::read_object,
+    store::StoreKey,
 };
 use reprise_projections::View;
 
@@ -34,6 +35,8 @@ pub struct Taken {
     pub tip: ObjectId,
     /// Records that differ from what the repository has under the same id; they were left out.
     pub differing: Vec<ObjectId>,
+    /// Blobs that waited in quarantine, which they may leave once the push is accepted.
+    pub taken_in: Vec<StoreKey>,
 }
 
 /// What the walk needs of a commit.
@@ -137,9 +140,9 @@ impl<'a> Intake<'a> {
         }
         self.check_parents()?;
         self.check_snapshots()?;
-        self.check_blobs()?;
+        let taken_in = self.check_blobs()?;
         self.delivery.pack_blobs(self.view, self.repo, self.packing)?;
-        Ok(Taken { lines: self.lines, tip, differing: self.differing })
+        Ok(Taken { lines: self.lines, tip, differing: self.differing, taken_in })
     }
 
     /// Verifies every commit and remembers its parents and snapshot; returns the tip, if there is one.
@@ -310,7 +313,9 @@ impl<'a> Intake<'a> {
         Ok(first.copied())
     }
 
-    fn check_blobs(&mut self) -> Result<(), Refused> {
+    /// What is neither sent nor here may have come by an address of its own, if the rest came in a body: a pack that is stored as it
+    /// came has no room for more.
+    fn check_blobs(&mut self) -> Result<Vec<StoreKey>, Refused> {
         let mut named = std::mem::take(&mut self.named);
         named.sort_unstable();
         named.dedup();
@@ -319,9 +324,15 @@ impl<'a> Intake<'a> {
         sent.push(blob_id(&[]));
         sent.sort_unstable();
         sent.dedup();
-        let missing = difference(&self.view.missing(self.repo.scope, Kind::Blob, &named)?, &sent);
+        let mut missing = difference(&self.view.missing(self.repo.scope, Kind::Blob, &named)?, &sent);
+        let mut taken_in = Vec::new();
+        if !missing.is_empty() && matches!(self.delivery, Delivery::Body { .. }) {
+            let taken = self.hub.take_in_blobs(&self.repo.name(), &missing, self.packing)?;
+            missing.retain(|id| taken.binary_search_by_key(id, |(id, _)| *id).is_err());
+            taken_in.extend(taken.into_iter().map(|(_, key)| key));
+        }
         if missing.is_empty() {
-            return Ok(());
+            return Ok(taken_in);
         }
         let shown = missing.len().min(self.hub.limits.missing_listed_max);
         let list: Vec<String> = missing[..shown].iter().map(ToString::to_string).collect();

@@ -19,7 +19,7 @@ use crate::{
     hub::{
         Hub, HubError, Repo,
         body::Body,
-        mpack::uploads::Upload,
+        mpack::upload::Upload,
         packing::{Packing, spool_error},
         receive::pack_missing,
     },
@@ -260,8 +260,9 @@ impl Packs {
 
 impl OpenPack {
     fn open(upload: Arc<Upload>) -> Result<OpenPack, HubError> {
-        let read = || {
-            let mut arriving = Arriving::open(upload.reader(), upload.pack, PACK_ROWS_MAX)?;
+        let mut reader = upload.reader();
+        let mut read = || {
+            let mut arriving = Arriving::open(&mut reader, upload.pack, PACK_ROWS_MAX)?;
             while arriving.next()?.is_some() {}
             let origin = *arriving.origin();
             let table = arriving.into_table().ok_or_else(|| Error::invalid("it has no table"))?;
@@ -272,6 +273,12 @@ impl OpenPack {
             false => error.into(),
         };
         let (origin, (rows, table_hash)): (PackOrigin, (Vec<ObjectRow>, TableHash)) = read().map_err(not_one)?;
+        if !reader.into_inner().is_as_named() {
+            return Err(HubError::Invalid(format!(
+                "an upload does not hash to its name: it was to be {}",
+                upload.pack
+            )));
+        }
         let stored = StoredPack { pack: upload.pack, bytes: upload.bytes, table_hash, rows };
         Ok(OpenPack { upload, origin, stored })
     }

@@ -107,8 +107,11 @@ pub struct Hub {
     unpacked_rows: Arc<Semaphore>,
     pub(crate) uploads: mpack::uploads::Uploads,
     pub(crate) tickets: mpack::tickets::Tickets,
-    /// Where clients reach this server, if large blobs of the stock client are to come by addresses of their own.
-    pub(crate) presigned: Option<mpack::blobs::Presigned>,
+    /// Clients reach the bucket too: addresses lead there.
+    pub(crate) clients_reach_bucket: Option<BucketReach>,
+    /// Where clients reach this server, without a slash at its end, if large blobs of the stock client are to come by addresses of
+    /// their own.
+    pub(crate) own_url: Option<String>,
     revoked: tokens::Revoked,
     /// Work that goes on when its client is gone; a shutdown waits for it.
     pub(crate) tasks: TaskTracker,
@@ -147,6 +150,12 @@ impl Repo {
         Repo { scope: row.scope(), row, is_new: false }
     }
 
+    /// Its owner and slug.
+    pub(crate) fn name(&self) -> repos::RepoName {
+        let record = &self.row.record;
+        repos::RepoName { owner: record.owner.clone(), slug: record.slug.clone() }
+    }
+
     /// What must hold for a proposal about it.
     pub(crate) fn is_there(&self) -> Condition {
         let record = &self.row.record;
@@ -160,6 +169,13 @@ impl Repo {
     pub(crate) fn creation(&self) -> Option<EventBody> {
         self.is_new.then(|| EventBody::RepoCreated(self.row.record.clone()))
     }
+}
+
+/// How clients reach the bucket.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BucketReach {
+    /// At this endpoint, if not at the one that this server uses.
+    pub endpoint: Option<String>,
 }
 
 /// What was appended.
@@ -178,9 +194,9 @@ impl Hub {
     pub fn new(parts: HubParts) -> Hub {
         let blocking_jobs = Arc::new(Semaphore::new(parts.limits.blocking_jobs_max));
         let listed_ids = Arc::new(Semaphore::new(parts.limits.listed_ids_max));
-        let tickets = mpack::tickets::Tickets::of(&parts.operator);
         let unpacked_rows = Arc::new(Semaphore::new(parts.limits.unpack_rows_max));
         let HubParts { engine, projections, limits, spool_dir, create_on_push, operator } = parts;
+        let tickets = mpack::tickets::Tickets::new(Arc::clone(engine.store()), Arc::clone(engine.random()));
         Hub {
             engine,
             projections,
@@ -202,7 +218,8 @@ impl Hub {
             unpacked_rows,
             uploads: mpack::uploads::Uploads::default(),
             tickets,
-            presigned: None,
+            clients_reach_bucket: None,
+            own_url: None,
             revoked: tokens::Revoked::default(),
             tasks: TaskTracker::new(),
         }
@@ -229,7 +246,13 @@ impl Hub {
     /// The same hub, giving the stock client one-time addresses below `url` for its large blobs.
     #[must_use]
     pub fn with_presigned_uploads(self, url: String) -> Hub {
-        Hub { presigned: Some(mpack::blobs::Presigned::new(url)), ..self }
+        Hub { own_url: Some(url.trim_end_matches('/').to_owned()), ..self }
+    }
+
+    /// The same hub, with addresses in the bucket.
+    #[must_use]
+    pub fn with_bucket_reach(self, reach: Option<BucketReach>) -> Hub {
+        Hub { clients_reach_bucket: reach, ..self }
     }
 
     /// Appends `proposal`, then waits (≤ 2 s) until it is folded, so that the caller reads its own write. Durable when this

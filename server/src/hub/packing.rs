@@ -18,7 +18,7 @@ use reprise_engine::{
     store::{Created, ObjectStore, StoreKey},
 };
 
-use crate::hub::{Hub, HubError, body::Body, delivery::OpenPack, facts, mpack::uploads::Upload};
+use crate::hub::{Hub, HubError, body::Body, delivery::OpenPack, facts, mpack::upload::Upload};
 use crate::wire::requests::ObjectSpan;
 
 /// Writes the packs of one request.

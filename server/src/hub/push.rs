@@ -14,6 +14,7 @@ use reprise_engine::{
     event::{EventBody, RefUpdate, RefsUpdated, RepoRecord},
     id::{ObjectId, PushId, RepoId},
     object::names,
+    store::StoreKey,
 };
 use reprise_projections::{View, view::RefRow};
 use sha2::{Digest, Sha256};
@@ -86,6 +87,8 @@ struct Ready {
     stored: StoredPacks,
     /// They are uploads that came only once.
     adopted: bool,
+    /// Blobs that waited in quarantine.
+    taken_in: Vec<StoreKey>,
     answer: PushAnswer,
 }
 
@@ -157,11 +160,14 @@ impl Hub {
                 };
             }
         };
-        let Ready { conditions, events, stored, adopted, answer } = ready;
+        let Ready { conditions, events, stored, adopted, taken_in, answer } = ready;
         let proposal = Proposal { push: key.push, fingerprint: key.fingerprint, actor, conditions, events };
         match self.append_packs(proposal, stored).await {
             Ok(appended) if appended.repeated => self.accepted_before(caller, name, branch).await.map(Some),
-            Ok(_) => Ok(Some(answer)),
+            Ok(_) => {
+                self.empty_quarantine(taken_in).await;
+                Ok(Some(answer))
+            }
             Err(HubError::NotAppended(Reason::Condition(Condition::RepoLive(_)))) => {
                 Err(HubError::NotFound("the repository was deleted while the push was under way".to_owned()))
             }
@@ -174,6 +180,21 @@ impl Hub {
                 Ok(Some(PushAnswer { ok: false, message: error.to_string(), ..answer }))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// What was taken in needs to wait no more.
+    async fn empty_quarantine(self: &Arc<Self>, keys: Vec<StoreKey>) {
+        if keys.is_empty() {
+            return;
+        }
+        let hub = Arc::clone(self);
+        let emptied = self.read(move || {
+            hub.remove_from_quarantine(&keys);
+            Ok(())
+        });
+        if let Err(error) = emptied.await {
+            tracing::warn!(%error, "blobs that were taken in stay until they are swept");
         }
     }
 
@@ -282,7 +303,7 @@ impl Hub {
         let moved = Move { branch: &asked.branch, old, new: taken.tip, forced: !forward };
         let conditions = moved.propose(repo, view, refs.is_empty(), &mut events);
         let answer = accepted(asked, &taken, &refs);
-        Ok(Some(Ok(Ready { conditions, events, stored, adopted, answer })))
+        Ok(Some(Ok(Ready { conditions, events, stored, adopted, taken_in: taken.taken_in, answer })))
     }
 
     /// Why a new branch may not have this name.

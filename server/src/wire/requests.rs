@@ -98,40 +98,57 @@ pub struct Transfer {
     pub have: Vec<ObjectId>,
     /// A branch whose head is wanted, too.
     pub branch: Option<String>,
+    /// Whether packs may be fetched from the bucket itself.
+    pub direct: bool,
 }
 
-/// `{want: [str], have: [str], branch: str}`: the ids as sent. Without `branch` there must be a `want`.
+/// `{want: [str], have: [str], branch: str, direct: bool}`: the ids as sent. Without `branch` there must be a `want`.
 pub fn transfer<S: Source>(source: S, want_max: usize, have_max: usize) -> Result<Transfer, WireError> {
-    let (mut want, mut have, mut branch) = (None, None, None);
+    let (mut want, mut have, mut branch, mut direct) = (None, None, None, None);
     each_key(source, |decoder, key, field| match key {
         "want" => once(&mut want, ids(decoder, "wanted commits", want_max, field)?, field),
         "have" => once(&mut have, ids(decoder, "commits in 'have'", have_max, field)?, field),
         "branch" => once(&mut branch, decoder.text(REF_TEXT_MAX, field)?, field),
+        "direct" => once(&mut direct, decoder.boolean(field)?, field),
         _ => decoder.skip(field),
     })?;
     if want.is_none() && branch.is_none() {
         return Err(absent("want"));
     }
-    Ok(Transfer { want: want.unwrap_or_default(), have: have.unwrap_or_default(), branch })
+    let (want, have) = (want.unwrap_or_default(), have.unwrap_or_default());
+    Ok(Transfer { want, have, branch, direct: direct.unwrap_or(true) })
 }
 
-/// `{bytes: int, sha256: str}`: what a pack that is to be uploaded will be.
-pub fn announcement<S: Source>(source: S) -> Result<(u64, [u8; 32]), WireError> {
-    let (mut bytes, mut sha256) = (None, None);
+/// A pack that is to be uploaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Announcement {
+    /// Its length.
+    pub bytes: u64,
+    /// Its hash.
+    pub sha256: [u8; 32],
+    /// Whether it may go to the bucket itself.
+    pub direct: bool,
+}
+
+/// `{bytes: int, sha256: str, direct: bool}`: what a pack that is to be uploaded will be.
+pub fn announcement<S: Source>(source: S) -> Result<Announcement, WireError> {
+    let (mut bytes, mut sha256, mut direct) = (None, None, None);
     each_key(source, |decoder, key, field| match key {
         "bytes" => once(&mut bytes, decoder.unsigned(field)?, field),
         "sha256" => once(&mut sha256, decoder.id(field)?, field),
+        "direct" => once(&mut direct, decoder.boolean(field)?, field),
         _ => decoder.skip(field),
     })?;
     let sha256: ObjectId = sha256.ok_or_else(|| absent("sha256"))?;
-    Ok((bytes.ok_or_else(|| absent("bytes"))?, sha256.0))
+    let bytes = bytes.ok_or_else(|| absent("bytes"))?;
+    Ok(Announcement { bytes, sha256: sha256.0, direct: direct.unwrap_or(true) })
 }
 
 /// What `push/unpack-mpack` asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unpack {
     /// Uploads, by the names that they were announced under.
-    pub uploads: Vec<[u8; 32]>,
+    pub uploads: Vec<String>,
     /// Which branch to move.
     pub branch: String,
     /// Where to.
@@ -144,13 +161,13 @@ pub struct Unpack {
 pub fn unpack<S: Source>(source: S, uploads_max: usize) -> Result<Unpack, WireError> {
     let (mut uploads, mut branch, mut tip, mut force) = (None, None, None, None);
     each_key(source, |decoder, key, field| match key {
-        "uploads" => once(&mut uploads, ids(decoder, "uploads", uploads_max, field)?, field),
+        "uploads" => once(&mut uploads, texts(decoder, "uploads", uploads_max, field)?, field),
         "branch" => once(&mut branch, decoder.text(REF_TEXT_MAX, field)?, field),
         "tip" => once(&mut tip, decoder.id(field)?, field),
         "force" => once(&mut force, decoder.boolean(field)?, field),
         _ => decoder.skip(field),
     })?;
-    let uploads = uploads.ok_or_else(|| absent("uploads"))?.into_iter().map(|id: ObjectId| id.0).collect();
+    let uploads = uploads.ok_or_else(|| absent("uploads"))?;
     let branch = branch.ok_or_else(|| absent("branch"))?;
     Ok(Unpack { uploads, branch, tip: tip.ok_or_else(|| absent("tip"))?, force: force.unwrap_or(false) })
 }
@@ -296,6 +313,20 @@ fn ids<S: Source>(
     Ok(ids)
 }
 
+fn texts<S: Source>(
+    decoder: &mut Decoder<S>,
+    what: &str,
+    max: usize,
+    field: &Field<'_>,
+) -> Result<Vec<String>, WireError> {
+    let count = decoder.list(what, max, field)?;
+    let mut texts = Vec::new();
+    for index in 0..count {
+        texts.push(decoder.text(NAME_TEXT_MAX, &field.index(index))?);
+    }
+    Ok(texts)
+}
+
 /// The body's one map, key by key; nothing may follow it.
 fn each_key<S: Source>(
     source: S,
@@ -333,6 +364,8 @@ fn absent(name: &str) -> WireError {
 const KEY_BYTES_MAX: usize = 4_096;
 /// Longest branch name that is read before its grammar is checked.
 const REF_TEXT_MAX: usize = 4_096;
+/// Bytes of the name of an upload.
+const NAME_TEXT_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {

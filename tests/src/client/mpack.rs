@@ -107,6 +107,59 @@ pub fn read(bytes: &[u8]) -> Pack {
     Pack { repo: hex::encode(&bytes[12..28]), push: hex::encode(&bytes[28..44]), entries }
 }
 
+/// The ranges that a plan lists for a pack (offset, length).
+pub fn ranges_of(listed: &Value) -> Vec<(u64, u64)> {
+    let number = |value: &Value| u64::try_from(value.as_int().expect("a number")).expect("a length");
+    let range = |range: &Value| match range {
+        Value::Array(pair) => (number(&pair[0]), number(&pair[1])),
+        other => panic!("no range: {other:?}"),
+    };
+    listed.items("ranges").iter().map(range).collect()
+}
+
+/// The rows that a plan lists for a pack.
+pub fn rows_of(listed: &Value) -> &[u8] {
+    match listed.get("rows") {
+        Some(Value::Bin(rows)) => rows,
+        other => panic!("no rows: {other:?}"),
+    }
+}
+
+/// Reads the entries that `rows` describe out of parts of a stored pack, each with its offset; panics at the first byte that is
+/// not what its row says.
+pub fn read_rows(rows: &[u8], parts: &[(u64, Vec<u8>)]) -> Vec<Entry> {
+    let stored = |row: &[u8]| {
+        let (offset, len) = (u64_at(row, 8), u64_at(row, 16));
+        let holds = |part: &&(u64, Vec<u8>)| part.0 <= offset && offset + len <= part.0 + part.1.len() as u64;
+        let (start, bytes) = parts.iter().find(holds).expect("a range that covers it");
+        let at = usize::try_from(offset - start).expect("in memory");
+        &bytes[at..at + usize::try_from(len).expect("in memory")]
+    };
+    let payload = |row: &[u8], base: &[u8]| {
+        let real_len = usize::try_from(u64_at(row, 24)).expect("a length");
+        let payload = if row[1] == 0 { stored(row).to_vec() } else { inflate(stored(row), base, real_len) };
+        assert_eq!(payload.len(), real_len);
+        match row[0] {
+            0 => assert_eq!(Sha256::digest(&payload)[..], row[32..64]),
+            kind => assert_eq!(record_hash(kind, &payload), row[64..96]),
+        }
+        payload
+    };
+    let rows: Vec<&[u8]> = rows.chunks_exact(96).collect();
+    let entry = |row: &&[u8]| {
+        let base = rows.get(u32_at(row, 4) as usize).map(|base| payload(base, &[])).unwrap_or_default();
+        Entry {
+            kind: row[0],
+            codec: row[1],
+            id: hex::encode(&row[32..64]),
+            offset: u64_at(row, 8),
+            stored_len: u64_at(row, 16),
+            payload: payload(row, &base),
+        }
+    };
+    rows.iter().map(entry).collect()
+}
+
 /// Kind, codec, base, offset, stored length, real length, id, record hash.
 type Row = (u8, u8, u32, u64, u64, u64, String, [u8; 32]);
 

@@ -30,7 +30,11 @@ impl Rig {
 
     /// With these arguments of `serve` and of `repo create`.
     pub fn with(serve: &[&str], more: &[&str]) -> Rig {
-        let data = DataDir::new();
+        Rig::on(DataDir::new(), serve, more)
+    }
+
+    /// On this directory.
+    pub fn on(data: DataDir, serve: &[&str], more: &[&str]) -> Rig {
         let server = data.serve_with(serve);
         server.wait_ready();
         data.create_repo("alice/etude", more);

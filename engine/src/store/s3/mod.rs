@@ -15,7 +15,12 @@ use self::{
     client::{Failure, Tried, judge, told},
     copies::Copied,
 };
-use super::{Created, ObjectStore, Staged, StoreKey, directory::DirectoryStore, not_of};
+use super::{
+    Created, ObjectStore, Staged, StoreKey,
+    address::{Address, Asked},
+    directory::DirectoryStore,
+    not_of,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     id::LogId,
@@ -23,6 +28,7 @@ use crate::{
 
 mod client;
 mod copies;
+mod presign;
 mod sums;
 mod upload;
 
@@ -414,6 +420,11 @@ impl ObjectStore for S3Store {
 
     fn sweep_staged(&self) -> Result<usize> {
         self.inner.copies.sweep()
+    }
+
+    fn address(&self, asked: &Asked) -> Result<Option<Address>> {
+        let asked = asked.clone();
+        self.ask(move |inner| async move { inner.address(&asked).await.map(Some) })
     }
 
     fn claim(&self, log: LogId, fresh: bool) -> Result<()> {

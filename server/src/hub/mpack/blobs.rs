@@ -1,140 +1,149 @@
-//! One-time addresses for the stock client's large blobs (MWP §5.3, §5.4): each brings one object, as `push/objects` would.
+//! Addresses for the stock client's large blobs (MWP §5.3, §5.4): each brings one object into quarantine, in the bucket or through
+//! this server; the push that names the object takes it in.
 //!
-//! Invariants: an address is given to those who may push, and what comes there is pushed as theirs, if they still may; it is good
-//! for one object of one repository, once, for a short time (measured by the process's own clock, F10); nothing is stored that
-//! does not hash to its id; how many addresses there are is bounded.
+//! The key of a blob in quarantine follows from the repository, the object and the hour, so that any server finds what an address
+//! from any other brought, without a list: an address is good for the hour that it was given in and the next, whatever a server's
+//! limits are.
+//!
+//! Invariants: nothing is taken in that does not hash to its id, and nothing but by a push of somebody who may push, which passes
+//! every check; how many addresses one answer has, and how many objects one push looks for, is bounded.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+use std::thread;
+
+use bytes::Bytes;
+use reprise_engine::{
+    Error,
+    id::ObjectId,
+    store::{Staged, StoreKey, address::Access, quarantine::Quarantined},
 };
 
-use reprise_engine::id::ObjectId;
-use tokio::time::Instant;
-
-use crate::{
-    hub::{Caller, Hub, HubError, body::Body, mpack::uploads::random32, receive::Received, repos::RepoName},
-    wire::requests::{ObjectSpan, Span},
+use crate::hub::{
+    Hub, HubError,
+    mpack::{
+        tickets::{Right, Terms},
+        uploads::place_of,
+    },
+    packing::{BLOB_WHOLE_BYTES_MAX, Packing},
+    repos::RepoName,
 };
 
-/// The addresses that were given out.
-pub struct Presigned {
-    /// Where clients reach this server, without a slash at the end.
-    url: String,
-    grants: Mutex<HashMap<String, Grant>>,
-}
-
-/// What one answer to `presign` allows, by its ticket.
-struct Grant {
-    caller: Caller,
-    name: RepoName,
-    until: Instant,
-    /// Not brought yet.
-    objects: BTreeSet<ObjectId>,
-}
-
-impl Presigned {
-    /// No address yet.
-    pub fn new(url: String) -> Presigned {
-        Presigned { url: url.trim_end_matches('/').to_owned(), grants: Mutex::default() }
-    }
-
-    fn grants(&self) -> MutexGuard<'_, HashMap<String, Grant>> {
-        self.grants.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes an object's right out; who it belongs to.
-    fn claim(&self, name: &RepoName, object: ObjectId, ticket: &str) -> Option<Caller> {
-        let mut grants = self.grants();
-        let grant = grants.get_mut(ticket).filter(|grant| grant.name == *name && grant.until > Instant::now())?;
-        grant.objects.remove(&object).then(|| grant.caller.clone())
-    }
-}
-
-/// A right in use: unless it was used up, it is given back.
-struct InUse {
-    hub: Arc<Hub>,
-    ticket: String,
-    object: ObjectId,
-    used_up: bool,
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        if self.used_up {
-            return;
-        }
-        if let Some(presigned) = &self.hub.presigned
-            && let Some(grant) = presigned.grants().get_mut(&self.ticket)
-        {
-            grant.objects.insert(self.object);
-        }
-    }
-}
-
-/// A blob that may be sent.
-pub struct BlobTicket {
-    caller: Caller,
-    in_use: InUse,
+/// A blob that was found in quarantine.
+struct Found {
+    id: ObjectId,
+    key: StoreKey,
+    bytes: u64,
+    staged: Box<dyn Staged>,
 }
 
 impl Hub {
-    /// Addresses for the first of `ids`, if there are to be any; the others go inline.
-    pub fn presign_blobs(
-        &self,
-        caller: &Caller,
-        name: &RepoName,
-        ids: &[ObjectId],
-    ) -> Result<Vec<(ObjectId, String)>, HubError> {
-        let Some(presigned) = &self.presigned else { return Ok(Vec::new()) };
-        let objects: BTreeSet<ObjectId> = ids.iter().take(ADDRESSES_MAX).copied().collect();
-        let ticket = hex::encode(random32(self.engine.random().as_ref())?);
-        let until = Instant::now() + self.limits.upload_time_max;
-        let mut grants = presigned.grants();
-        grants.retain(|_, grant| grant.until > Instant::now() && !grant.objects.is_empty());
-        if grants.len() >= GRANTS_MAX || objects.is_empty() {
-            return Ok(Vec::new());
+    /// Addresses for the first of `ids`, if there are to be any; the others go inline. Blocking.
+    pub fn presign_blobs(&self, name: &RepoName, ids: &[ObjectId]) -> Result<Vec<(ObjectId, String)>, HubError> {
+        let mut ids: Vec<ObjectId> = ids.iter().take(ADDRESSES_MAX).copied().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut addresses = Vec::with_capacity(ids.len());
+        for id in ids {
+            let Some(address) = self.blob_address(name, id)? else { return Ok(Vec::new()) };
+            addresses.push((id, address));
         }
-        let RepoName { owner, slug } = name;
-        let address = |id: &ObjectId| (*id, format!("{}/{owner}/{slug}/objects/{id}?ticket={ticket}", presigned.url));
-        let addresses = objects.iter().map(address).collect();
-        grants.insert(ticket.clone(), Grant { caller: caller.clone(), name: name.clone(), until, objects });
         Ok(addresses)
     }
 
-    /// The right that a ticket is; the same words for every reason why not.
-    pub async fn blob_ticket(
-        self: &Arc<Self>,
-        name: &RepoName,
-        object: &str,
-        ticket: &str,
-    ) -> Result<BlobTicket, HubError> {
-        let claimed = object.parse::<ObjectId>().ok().and_then(|object| {
-            let caller = self.presigned.as_ref()?.claim(name, object, ticket)?;
-            Some((caller, object))
-        });
-        let Some((caller, object)) = claimed else { return Err(self.not_found(&name.owner, &name.slug).await) };
-        let in_use = InUse { hub: Arc::clone(self), ticket: ticket.to_owned(), object, used_up: false };
-        Ok(BlobTicket { caller, in_use })
+    fn blob_address(&self, name: &RepoName, id: ObjectId) -> Result<Option<String>, HubError> {
+        let quarantined = blob_at(name, id, self.now_s() / HOUR_S + 2);
+        let life = self.limits.upload_time_max.min(std::time::Duration::from_secs(HOUR_S));
+        if let Some(address) = self.bucket_address(quarantined.key(), Access::Create, life) {
+            return Ok(Some(address?.url));
+        }
+        let Some(url) = &self.own_url else { return Ok(None) };
+        let terms = Terms { end_s: quarantined.end_s, bytes: self.limits.blob_bytes_max };
+        let ticket = self.tickets.issue(&Right::Send(quarantined.place, id.0), terms)?;
+        let RepoName { owner, slug } = name;
+        Ok(Some(format!("{url}/{owner}/{slug}/objects/{id}?ticket={}", ticket.expose())))
     }
 
-    /// Stores the blob that came by a ticket. Not to be dropped half-way by a disconnecting client: run it as a task.
-    pub async fn receive_blob(
-        self: Arc<Self>,
-        ticket: BlobTicket,
-        name: RepoName,
-        body: Body,
-    ) -> Result<Received, HubError> {
-        let BlobTicket { caller, mut in_use } = ticket;
-        let len = u32::try_from(body.len()).map_err(|_| HubError::TooLarge("a blob over 4 GiB".to_owned()))?;
-        let objects = vec![ObjectSpan { id: in_use.object, content: Span { offset: 0, len } }];
-        let received = self.receive_spans(caller, name, body, objects).await?;
-        in_use.used_up = true;
-        Ok(received)
+    /// Packs those of `ids` that wait in quarantine; which they are, and where they were. Blocking.
+    ///
+    /// Errors: `Invalid` for bytes that are not the id's. They are removed: the next push may send others.
+    pub(crate) fn take_in_blobs(
+        &self,
+        name: &RepoName,
+        ids: &[ObjectId],
+        packing: &mut Packing,
+    ) -> Result<Vec<(ObjectId, StoreKey)>, HubError> {
+        let gives_addresses = self.clients_reach_bucket.is_some() || self.own_url.is_some();
+        if !gives_addresses || ids.len() > ADDRESSES_MAX {
+            return Ok(Vec::new());
+        }
+        let mut taken = Vec::new();
+        for some in ids.chunks(AT_ONCE) {
+            let brought: Vec<Result<Option<Found>, HubError>> = thread::scope(|scope| {
+                let asked: Vec<_> = some.iter().map(|id| scope.spawn(|| self.find_blob(name, *id))).collect();
+                let gone = |_| Err(HubError::Internal("looking into the quarantine failed".to_owned()));
+                asked.into_iter().map(|thread| thread.join().unwrap_or_else(gone)).collect()
+            });
+            for found in brought {
+                if let Some(found) = found? {
+                    self.pack_found(&found, packing)?;
+                    taken.push((found.id, found.key));
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    fn find_blob(&self, name: &RepoName, id: ObjectId) -> Result<Option<Found>, HubError> {
+        let hour = self.now_s() / HOUR_S;
+        for ends in [hour + 2, hour + 1] {
+            let key = blob_at(name, id, ends).key();
+            let bytes = match self.engine.store().size(&key) {
+                Err(error) if error.is_not_found() => continue,
+                bytes => bytes?,
+            };
+            let max = self.limits.blob_bytes_max;
+            if bytes > max {
+                self.remove_from_quarantine(&[key]);
+                return Err(HubError::TooLarge(format!("blob {id} has {bytes} bytes; the limit is {max}")));
+            }
+            let staged = self.engine.store().take_up(&key, bytes)?;
+            return Ok(Some(Found { id, key, bytes, staged }));
+        }
+        Ok(None)
+    }
+
+    fn pack_found(&self, found: &Found, packing: &mut Packing) -> Result<(), HubError> {
+        let Found { id, key, bytes, staged } = found;
+        let packed = if *bytes <= BLOB_WHOLE_BYTES_MAX {
+            packing.blob_whole(*id, &staged.read_back(0, *bytes)?)
+        } else {
+            packing.blob_in_pieces(*id, *bytes, pieces(&**staged, *bytes))
+        };
+        packed.inspect_err(|error| {
+            if matches!(error, HubError::Invalid(_)) {
+                self.remove_from_quarantine(std::slice::from_ref(key));
+            }
+        })
     }
 }
 
-/// Addresses in one answer.
+/// The place of a blob whose address ends with the hour before `ends`, counted from 1970.
+fn blob_at(name: &RepoName, id: ObjectId, ends: u64) -> Quarantined {
+    Quarantined { end_s: ends * HOUR_S, place: place_of(name), sha256: id.0 }
+}
+
+fn pieces(staged: &dyn Staged, bytes: u64) -> impl Iterator<Item = Result<Bytes, Error>> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let len = PIECE_BYTES.min(bytes - at);
+        let piece = (len > 0).then(|| staged.read_back(at, len))?;
+        at += len;
+        Some(piece)
+    })
+}
+
+/// Addresses in one answer, and blobs that one push looks for: what is more is not there.
 const ADDRESSES_MAX: usize = 1_024;
-/// Answers with addresses that are good at a time.
-const GRANTS_MAX: usize = 256;
+/// Blobs looked for at a time.
+const AT_ONCE: usize = 8;
+const HOUR_S: u64 = 3_600;
+const PIECE_BYTES: u64 = 1 << 20;

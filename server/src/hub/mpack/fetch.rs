@@ -32,6 +32,8 @@ pub struct Planned<P> {
     pub plan: P,
     /// The head of the branch that was asked for.
     pub head: Option<ObjectId>,
+    /// Whether packs may be fetched from the bucket itself.
+    pub direct: bool,
 }
 
 impl Hub {
@@ -42,10 +44,11 @@ impl Hub {
         view: View,
         body: Body,
     ) -> Result<Planned<Arc<Layout>>, HubError> {
-        let Planned { repo, view, plan, head } = self.plan_transfer(repo, view, body, Purpose::OnePack).await?;
+        let planned = self.plan_transfer(repo, view, body, Purpose::OnePack).await?;
+        let Planned { repo, view, plan, head, direct } = planned;
         let id = repo.row.record.repo;
         let plan = self.blocking(move || Ok(Arc::new(Layout::new(id, plan)))).await?;
-        Ok(Planned { repo, view, plan, head })
+        Ok(Planned { repo, view, plan, head, direct })
     }
 
     /// Plans the answer to a body of want and have.
@@ -63,7 +66,7 @@ impl Hub {
             let _room = room;
             let limits = &hub.limits;
             let asked = requests::transfer(body.source(), limits.fetch_want_max, limits.fetch_have_max)?;
-            let Transfer { mut want, have, branch } = asked;
+            let Transfer { mut want, have, branch, direct } = asked;
             let head = match branch {
                 None => None,
                 Some(branch) => Some(head_of(&repo, &view, &branch)?),
@@ -71,7 +74,7 @@ impl Hub {
             want.extend(head);
             let commits = hub.commits_between(&repo, &view, (want, have), u64::MAX)?;
             let plan = TransferPlanner::new(&hub, (&repo, &view), purpose).plan(&commits)?;
-            Ok(Planned { repo, view, plan, head })
+            Ok(Planned { repo, view, plan, head, direct })
         })
         .await
     }

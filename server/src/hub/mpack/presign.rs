@@ -11,15 +11,20 @@ use reprise_engine::{
     event::ObjectRow,
     id::{Kind, ObjectId, PackId, RecordHash, RepoId},
     pack::{GAP_BYTES_MAX, PIECE_BYTES, transfer},
-    store::StoreKey,
+    store::{StoreKey, address::Access},
 };
 use reprise_projections::{RepoScope, View};
 
 use crate::{
     hub::{
-        Hub, HubError,
+        Hub, HubError, Secret,
         fetch::FetchAnswer,
-        mpack::{fetch::Planned, layout::bases_of, plan::TransferPlan},
+        mpack::{
+            fetch::Planned,
+            layout::bases_of,
+            plan::TransferPlan,
+            tickets::{Right, Terms},
+        },
         repos::RepoName,
     },
     wire::encode,
@@ -56,9 +61,9 @@ impl Hub {
         planned: Planned<TransferPlan>,
     ) -> std::result::Result<FetchAnswer, HubError> {
         let hub = Arc::clone(self);
-        let Planned { repo, view, plan, .. } = planned;
+        let Planned { repo, view, plan, direct, .. } = planned;
         let (scope, id) = (repo.scope, repo.row.record.repo);
-        let listing = self.blocking(move || hub.listing(id, plan)).await?;
+        let listing = self.blocking(move || hub.listing(id, plan, direct)).await?;
         let mut head = Vec::new();
         encode::map_header(&mut head, 2);
         encode::text(&mut head, "expires_in");
@@ -78,7 +83,7 @@ impl Hub {
         .await
     }
 
-    fn listing(&self, repo: RepoId, plan: TransferPlan) -> std::result::Result<Listing, HubError> {
+    fn listing(&self, repo: RepoId, plan: TransferPlan, direct: bool) -> std::result::Result<Listing, HubError> {
         if let Some(entry) = plan.entries.iter().find(|entry| entry.whole) {
             let text = format!("{} {} cannot be read from its pack alone: use fetch/mpack", entry.kind, entry.id);
             return Err(HubError::Internal(text));
@@ -93,15 +98,26 @@ impl Hub {
         for group in groups {
             let pack = plan.location(plan.entry(group[0])).pack;
             let len = self.engine.store().size(&StoreKey::pack(pack))?;
-            let ticket = self.tickets.issue(repo, pack, self.limits.download_time_max);
-            let url = format!("mpack/{pack}?ticket={}", ticket.expose());
+            let url = self.pack_url(repo, pack, direct)?;
             parts.push(Part {
-                head: part_head(pack, len, &url, &ranges(&plan, group, len), group.len()),
+                head: part_head(pack, len, url.expose(), &ranges(&plan, group, len), group.len()),
                 order: group.to_vec(),
             });
         }
         let bases = bases_of(&plan);
         Ok(Listing { plan, bases, parts })
+    }
+
+    /// Where a pack may be read for a while: in the bucket if clients reach one, else here. A pack holds objects of one
+    /// repository, whose rows located it: its address opens nothing that a reader of that repository may not see.
+    fn pack_url(&self, repo: RepoId, pack: PackId, direct: bool) -> std::result::Result<Secret, HubError> {
+        let life = self.limits.download_time_max;
+        if direct && let Some(address) = self.bucket_address(StoreKey::pack(pack), Access::Read, life) {
+            return Ok(Secret::new(address?.url));
+        }
+        let terms = Terms { end_s: self.now_s().saturating_add(life.as_secs()), bytes: 0 };
+        let ticket = self.tickets.issue(&Right::Read(repo, pack), terms)?;
+        Ok(Secret::new(format!("mpack/{pack}?ticket={}", ticket.expose())))
     }
 
     /// The pack that a ticket opens; the same words for every reason why not.
@@ -113,11 +129,16 @@ impl Hub {
     ) -> std::result::Result<OpenedPack, HubError> {
         let (row, _) = self.find_repo(&name.owner, &name.slug).await?;
         let pack = pack.parse::<ObjectId>().ok().map(|id| PackId(id.0));
-        let opened = row.zip(pack).filter(|(row, pack)| self.tickets.is_good(ticket, row.record.repo, *pack));
-        let Some((_, pack)) = opened else { return Err(self.not_found(&name.owner, &name.slug).await) };
-        let hub = Arc::clone(self);
-        let len = self.read(move || Ok(hub.engine.store().size(&StoreKey::pack(pack))?)).await?;
-        Ok(OpenedPack { pack, len })
+        let Some((row, pack)) = row.zip(pack) else { return Err(self.not_found(&name.owner, &name.slug).await) };
+        let (hub, ticket, right) = (Arc::clone(self), ticket.to_owned(), Right::Read(row.record.repo, pack));
+        let opened = self.read(move || match hub.tickets.terms(&ticket, &right, hub.now_s())? {
+            Some(_) => Ok(Some(hub.engine.store().size(&StoreKey::pack(pack))?)),
+            None => Ok(None),
+        });
+        match opened.await? {
+            Some(len) => Ok(OpenedPack { pack, len }),
+            None => Err(self.not_found(&name.owner, &name.slug).await),
+        }
     }
 
     /// Begins to send bytes of a pack.

@@ -1,7 +1,12 @@
 //! `push/unpack-mpack`: uploaded packs become a push.
 //!
 //! Invariants: the decision is `Hub::decide_push`, as for every push; uploads are forgotten only once a push with them was
-//! accepted; a repeat of an accepted push is answered as before, whether its uploads are still there or not.
+//! accepted; a repeat of an accepted push is answered as before, by any server, whether its uploads are still there or not.
+//!
+//! Uploads are read from quarantine once, front to back, into a file of this server (a directory store's is that file already);
+//! what is stored are the bytes that were verified there. A pack goes to the bucket as every pack does, create-if-absent with its
+//! hash. Rejected: to have the bucket copy it. Create-if-absent on copies is younger than on PUTs, and stores that do not know it
+//! overwrite in silence; and it would spare only the way out, since every byte must come here to be verified.
 
 use std::sync::Arc;
 
@@ -12,7 +17,7 @@ use crate::{
         Caller, Hub, HubError,
         body::Body,
         delivery::{Delivery, Packs},
-        mpack::uploads::{Upload, UploadId},
+        mpack::{upload::Upload, uploads::UploadName},
         packing::spool_error,
         push::{Asked, Ident, PushAnswer},
         repos::RepoName,
@@ -32,48 +37,66 @@ impl Hub {
         let (repo, _) = self.writable(&caller, &name.owner, &name.slug, true).await?;
         let turn = self.push_turns.of(repo.row.record.repo);
         let _turn = turn.lock().await;
-        let Unpack { uploads: ids, branch, tip, force } =
-            requests::unpack(body.source(), self.limits.uploads_per_repo_max)?;
+        let Unpack { uploads, branch, tip, force } = requests::unpack(body.source(), self.limits.uploads_per_repo_max)?;
+        let wanted = upload_names(&uploads)?;
         names::check_ref(&branch)?;
         let digest = body.digest().map_err(spool_error)?;
         let ident = Ident { chosen: idempotency_key, random: self.random_push_id()?, body: digest };
-        self.sweep_uploads().await;
-        let uploads = match self.uploads.find(&name, &ids) {
-            Ok(uploads) => uploads,
-            Err(missing) => {
+        let (hub, of, ids) = (Arc::clone(&self), name.clone(), wanted.clone());
+        let uploads = match self.blocking(move || hub.find_uploads(&of, &ids)).await {
+            Ok(Ok(uploads)) => uploads,
+            Ok(Err(missing)) => {
                 let before = self.answered_before(&caller, &name, &branch, &ident).await?;
                 return before.ok_or_else(|| {
-                    let missing = hex::encode(missing);
                     HubError::NotFound(format!("there is no upload {missing} here: announce and upload the pack again"))
                 });
             }
+            Err(error) => return Err(self.useless(&name, &wanted, error).await),
         };
         let counted = uploads.clone();
         let rows = match self.blocking(move || rows_of(&counted)).await {
-            Err(error) => return Err(self.useless(&ids, error).await),
+            Err(error) => return Err(self.useless(&name, &wanted, error).await),
             Ok(rows) => rows,
         };
         let _room = self.room_for_rows(rows).await?;
         let hub = Arc::clone(&self);
         let packs = match self.blocking(move || Packs::open(&hub, uploads)).await {
-            Err(error) => return Err(self.useless(&ids, error).await),
+            Err(error) => return Err(self.useless(&name, &wanted, error).await),
             Ok(packs) => packs,
         };
         let asked = Asked { branch, tip: Some(tip), force, delivery: Delivery::Packs(packs) };
         let answer = self.decide_push(&caller, &name, Arc::new(asked), &ident).await?;
         if answer.ok {
-            self.forget_uploads(&ids).await;
+            self.forget(name, wanted).await;
         }
         Ok(answer)
     }
 
     /// Uploads that are no packs will never be any: they are not kept.
-    async fn useless(&self, ids: &[UploadId], error: HubError) -> HubError {
+    async fn useless(self: &Arc<Self>, name: &RepoName, uploads: &[UploadName], error: HubError) -> HubError {
         if matches!(error, HubError::Invalid(_)) {
-            self.forget_uploads(ids).await;
+            self.forget(name.clone(), uploads.to_vec()).await;
         }
         error
     }
+
+    async fn forget(self: &Arc<Self>, name: RepoName, uploads: Vec<UploadName>) {
+        let hub = Arc::clone(self);
+        let forgotten = self.read(move || {
+            hub.forget_uploads(&name, &uploads);
+            Ok(())
+        });
+        if let Err(error) = forgotten.await {
+            tracing::warn!(%error, "uploads stay until they are swept");
+        }
+    }
+}
+
+fn upload_names(texts: &[String]) -> Result<Vec<UploadName>, HubError> {
+    let name = |(at, text): (usize, &String)| {
+        text.parse().map_err(|error| HubError::Invalid(format!("uploads[{at}]: {error}")))
+    };
+    texts.iter().enumerate().map(name).collect()
 }
 
 fn rows_of(uploads: &[Arc<Upload>]) -> Result<usize, HubError> {

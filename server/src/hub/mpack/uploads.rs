@@ -1,85 +1,108 @@
-//! Packs on their way in: announced by a writer, taken by a one-time ticket, kept until they are unpacked or their time is over.
+//! Packs on their way in: announced by a writer, brought to a key in quarantine, taken in by `push/unpack-mpack`.
 //!
-//! Invariants: length and hash are pinned before the first byte; what differs leaves nothing, and a finished upload ends its
-//! ticket; nothing here is durable: a restart forgets all of it, and the store sweeps what was staged; their number and bytes
-//! are bounded; time is measured by the process's own clock, which does not jump (F10).
+//! An upload's name says all that a server must know of it: its end and the SHA-256 of its bytes. With the repository's name they
+//! make its key in the store, so that any server takes in what any other announced, and a restart forgets nothing. The bytes come
+//! to that key in the bucket itself (a presigned PUT) or through a server (a PUT with a ticket, [`super::taking`]).
+//!
+//! Invariants: length and hash are pinned before the first byte where the bucket or the server can check them, and are checked
+//! again, byte for byte, before anything is made of them; how much each server announces at a time is bounded.
 
 use std::{
     collections::HashMap,
-    io,
+    fmt,
+    str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use bytes::Bytes;
 use reprise_engine::{
-    Error, Result,
-    clock::{Random, random16},
-    id::{LogId, PackId},
-    store::{Created, ObjectStore, Staged, StoreKey},
+    id::{ObjectId, PackId},
+    store::{
+        StoreKey,
+        address::{Access, Address, Asked},
+        quarantine::Quarantined,
+    },
 };
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, sleep_until};
 
-use crate::hub::{Hub, HubError, Limits, Secret, repos::RepoName};
+use crate::{
+    hub::{
+        Hub, HubError, Limits, Secret,
+        mpack::{
+            tickets::{Right, Terms},
+            upload::Upload,
+        },
+        repos::RepoName,
+    },
+    wire::requests::Announcement,
+};
 
-/// The name of an upload: random, no secret.
-pub type UploadId = [u8; 32];
+/// The name of an upload; no secret.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UploadName {
+    /// Until when it may be taken in, seconds since 1970.
+    pub end_s: u64,
+    /// The hash of its bytes.
+    pub sha256: [u8; 32],
+}
 
-/// Uploads that are announced and not yet unpacked.
+impl UploadName {
+    /// Its place in the store, for one repository.
+    pub fn quarantined(&self, name: &RepoName) -> Quarantined {
+        Quarantined { end_s: self.end_s, place: place_of(name), sha256: self.sha256 }
+    }
+}
+
+impl fmt::Display for UploadName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:012}-{}", self.end_s, hex::encode(self.sha256))
+    }
+}
+
+impl FromStr for UploadName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<UploadName, String> {
+        let parts = text
+            .split_once('-')
+            .filter(|(end, hash)| end.len() == 12 && end.bytes().all(|byte| byte.is_ascii_digit()) && hash.len() == 64);
+        let parsed = parts.and_then(|(end, hash)| Some((end.parse().ok()?, hash.parse::<ObjectId>().ok()?)));
+        let (end_s, hash) = parsed.ok_or_else(|| "this is not the name of an upload".to_owned())?;
+        Ok(UploadName { end_s, sha256: hash.0 })
+    }
+}
+
+/// For whom an upload is, as keys have it. By the name, as a repository that a first push will create has no id yet.
+pub(crate) fn place_of(name: &RepoName) -> [u8; 16] {
+    let hash: [u8; 32] = Sha256::digest(format!("{}/{}", name.owner, name.slug)).into();
+    std::array::from_fn(|at| hash[at])
+}
+
+/// What this server announced and has not taken in: no more than a bound, since other servers and those before a restart count
+/// for themselves.
 #[derive(Default)]
-pub struct Uploads(Mutex<HashMap<UploadId, Announced>>);
+pub struct Uploads(Mutex<HashMap<StoreKey, Announced>>);
 
 struct Announced {
-    name: RepoName,
-    ticket: Secret,
+    place: [u8; 16],
     bytes: u64,
-    sha256: [u8; 32],
-    until: Instant,
-    state: State,
-}
-
-enum State {
-    Waiting,
-    Coming,
-    Here(Arc<Upload>),
-}
-
-/// What the client is told of its announcement.
-pub struct Ticket {
-    /// The upload's name.
-    pub upload: UploadId,
-    /// The right to send it, once.
-    pub ticket: Secret,
-}
-
-/// A pack that came whole. As a store it is what is under its pack's key, whichever key is asked for.
-pub struct Upload {
-    /// The hash of its bytes.
-    pub pack: PackId,
-    /// How many.
-    pub bytes: u64,
-    /// `None` once it was given to the store, which has it from then on.
-    staged: Mutex<Option<Box<dyn Staged>>>,
-    store: Arc<dyn ObjectStore>,
+    end_s: u64,
 }
 
 impl Uploads {
-    fn table(&self) -> MutexGuard<'_, HashMap<UploadId, Announced>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<StoreKey, Announced>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes out what is over. To be dropped where blocking is allowed: it removes files.
-    fn expired(&self, now: Instant) -> Vec<Announced> {
-        self.table().extract_if(|_, upload| upload.until <= now).map(|(_, upload)| upload).collect()
-    }
-
-    fn announce(&self, limits: &Limits, id: UploadId, announced: Announced) -> std::result::Result<(), HubError> {
+    fn announce(&self, limits: &Limits, upload: &Quarantined, bytes: u64, now_s: u64) -> Result<(), HubError> {
         let mut table = self.table();
-        let of_repo = table.values().filter(|other| other.name == announced.name).count();
-        let bytes: u64 = table.values().map(|other| other.bytes).sum();
+        let key = upload.key();
+        table.retain(|known, other| other.end_s > now_s && *known != key);
+        let of_repo = table.values().filter(|other| other.place == upload.place).count();
+        let all: u64 = table.values().map(|other| other.bytes).sum();
         let full = table.len() >= limits.uploads_max
             || of_repo >= limits.uploads_per_repo_max
-            || bytes.saturating_add(announced.bytes) > limits.uploads_bytes_max;
+            || all.saturating_add(bytes) > limits.uploads_bytes_max;
         if full {
             let Limits { uploads_max, uploads_per_repo_max, uploads_bytes_max, .. } = limits;
             return Err(HubError::Busy {
@@ -90,327 +113,120 @@ impl Uploads {
                 ),
             });
         }
-        table.insert(id, announced);
+        table.insert(key, Announced { place: upload.place, bytes, end_s: upload.end_s });
         Ok(())
-    }
-
-    /// The uploads of these names, all of them here; or the first that is not.
-    pub fn find(&self, name: &RepoName, ids: &[UploadId]) -> std::result::Result<Vec<Arc<Upload>>, UploadId> {
-        let table = self.table();
-        let here = |id: &UploadId| match table.get(id) {
-            Some(Announced { state: State::Here(upload), name: of, .. }) if of == name => Ok(Arc::clone(upload)),
-            _ => Err(*id),
-        };
-        ids.iter().map(here).collect()
-    }
-
-    fn take_out(&self, ids: &[UploadId]) -> Vec<Announced> {
-        let mut table = self.table();
-        ids.iter().filter_map(|id| table.remove(id)).collect()
     }
 }
 
+/// What the client is told of its announcement.
+pub struct Place {
+    /// The upload's name.
+    pub upload: UploadName,
+    /// Where to send it: absolute, or relative to the repository's address.
+    pub url: Secret,
+    /// What to send with it.
+    pub headers: Vec<(String, String)>,
+}
+
 impl Hub {
-    /// Announces the upload of a pack of `bytes` bytes that hashes to `sha256`.
-    pub(crate) async fn announce_upload(
-        self: &Arc<Self>,
-        name: RepoName,
-        bytes: u64,
-        sha256: [u8; 32],
-    ) -> std::result::Result<Ticket, HubError> {
+    /// Says where a pack is to be uploaded. Blocking.
+    pub(crate) fn announce_upload(&self, name: &RepoName, announced: Announcement) -> Result<Place, HubError> {
+        let Announcement { bytes, sha256, direct } = announced;
         let max = self.limits.upload_bytes_max;
         if bytes == 0 || bytes > max {
             return Err(HubError::TooLarge(format!("a pack of {bytes} bytes; the limits are 1 and {max}")));
         }
-        self.sweep_uploads().await;
-        let random = self.engine.random();
-        let (upload, secret) = (random32(random.as_ref())?, random32(random.as_ref())?);
-        let ticket = Secret::new(hex::encode(secret));
-        let until = Instant::now() + self.limits.upload_time_max;
-        let announced = Announced { name, ticket: ticket.clone(), bytes, sha256, until, state: State::Waiting };
-        self.uploads.announce(&self.limits, upload, announced)?;
-        let hub = Arc::downgrade(self);
-        tokio::spawn(async move {
-            sleep_until(until).await;
-            if let Some(hub) = hub.upgrade() {
-                hub.sweep_uploads().await;
-            }
-        });
-        Ok(Ticket { upload, ticket })
-    }
-
-    /// Removes what nobody unpacked in its time.
-    pub(crate) async fn sweep_uploads(&self) {
-        let expired = self.uploads.expired(Instant::now());
-        if !expired.is_empty() {
-            tracing::info!(uploads = expired.len(), "uploads that nobody unpacked are removed");
-            drop_blocking(expired).await;
+        let life = self.limits.upload_time_max;
+        let upload = UploadName { end_s: self.now_s().saturating_add(life.as_secs()), sha256 };
+        let quarantined = upload.quarantined(name);
+        self.uploads.announce(&self.limits, &quarantined, bytes, self.now_s())?;
+        let access = Access::CreateExactly { bytes, sha256 };
+        if direct && let Some(address) = self.bucket_address(quarantined.key(), access, life) {
+            let Address { url, headers } = address?;
+            return Ok(Place { upload, url: Secret::new(url), headers });
         }
+        let terms = Terms { end_s: upload.end_s, bytes };
+        let ticket = self.tickets.issue(&Right::Send(quarantined.place, sha256), terms)?;
+        let url = Secret::new(format!("mpack/{upload}?ticket={}", ticket.expose()));
+        Ok(Place { upload, url, headers: Vec::new() })
     }
 
-    /// Removes uploads.
-    pub(crate) async fn forget_uploads(&self, ids: &[UploadId]) {
-        drop_blocking(self.uploads.take_out(ids)).await;
+    /// An address in the bucket; `None` if clients do not reach one. Blocking.
+    pub(crate) fn bucket_address(
+        &self,
+        key: StoreKey,
+        access: Access,
+        life: Duration,
+    ) -> Option<reprise_engine::Result<Address>> {
+        let reach = self.clients_reach_bucket.as_ref()?;
+        let asked = Asked { key, access, life, endpoint: reach.endpoint.clone() };
+        self.engine.store().address(&asked).transpose()
     }
 
-    /// Begins to take the upload that the ticket is for; the same words for every reason why not.
-    pub(crate) async fn take_upload(
-        self: &Arc<Self>,
-        name: &RepoName,
-        id: &str,
-        ticket: &str,
-    ) -> std::result::Result<Taking, HubError> {
-        self.sweep_uploads().await;
-        let Some(begun) = self.begin_upload(name, id, ticket) else {
-            return Err(self.not_found(&name.owner, &name.slug).await);
-        };
-        let (id, bytes, sha256) = begun?;
-        let guard = Coming { hub: Arc::clone(self), id };
-        let hub = Arc::clone(self);
-        let staged = self.blocking(move || Ok(hub.engine.store().stage()?)).await?;
-        Ok(Taking {
-            guard,
-            bytes,
-            sha256,
-            written: Some(Written { staged, hash: Sha256::new() }),
-            taken: 0,
-            buffer: Vec::new(),
-        })
-    }
-
-    /// `None` without such an upload, or with another ticket.
-    #[allow(clippy::type_complexity, reason = "name, length and hash, once")]
-    fn begin_upload(
+    /// Takes uploads up, all of them; or the first that is not there any more. Blocking.
+    pub(crate) fn find_uploads(
         &self,
         name: &RepoName,
-        id: &str,
-        ticket: &str,
-    ) -> Option<std::result::Result<(UploadId, u64, [u8; 32]), HubError>> {
-        let id: UploadId = hex::decode(id).ok()?.try_into().ok()?;
-        let mut table = self.uploads.table();
-        let upload = table.get_mut(&id).filter(|upload| upload.name == *name && upload.ticket.matches(ticket))?;
-        match upload.state {
-            State::Here(_) => None,
-            State::Coming => Some(Err(HubError::Busy {
-                retry_after: RETRY_FULL,
-                message: "this upload is coming already".to_owned(),
-            })),
-            State::Waiting => {
-                upload.state = State::Coming;
-                Some(Ok((id, upload.bytes, upload.sha256)))
+        uploads: &[UploadName],
+    ) -> Result<Result<Vec<Arc<Upload>>, UploadName>, HubError> {
+        let store = self.engine.store();
+        let mut found = Vec::new();
+        for upload in uploads {
+            let key = upload.quarantined(name).key();
+            let bytes = match store.size(&key) {
+                _ if upload.end_s <= self.now_s() => return Ok(Err(*upload)),
+                Err(error) if error.is_not_found() => return Ok(Err(*upload)),
+                bytes => bytes?,
+            };
+            let max = self.limits.upload_bytes_max;
+            if bytes > max {
+                let text = format!("upload {upload} has {bytes} bytes; the limit is {max}");
+                return Err(HubError::Invalid(text));
             }
+            let staged = store.take_up(&key, bytes)?;
+            found.push(Arc::new(Upload::new(PackId(upload.sha256), bytes, staged, Arc::clone(store))));
         }
-    }
-}
-
-/// An upload that is coming: dropped, its ticket is good again.
-struct Coming {
-    hub: Arc<Hub>,
-    id: UploadId,
-}
-
-impl Coming {
-    fn set(&self, state: State) {
-        if let Some(upload) = self.hub.uploads.table().get_mut(&self.id) {
-            upload.state = state;
-        }
-    }
-}
-
-impl Drop for Coming {
-    fn drop(&mut self) {
-        let mut table = self.hub.uploads.table();
-        if let Some(upload) = table.get_mut(&self.id).filter(|upload| matches!(upload.state, State::Coming)) {
-            upload.state = State::Waiting;
-        }
-    }
-}
-
-/// Takes the bytes of one upload.
-pub(crate) struct Taking {
-    guard: Coming,
-    bytes: u64,
-    sha256: [u8; 32],
-    /// `None` only while a write is under way.
-    written: Option<Written>,
-    taken: u64,
-    buffer: Vec<u8>,
-}
-
-struct Written {
-    staged: Box<dyn Staged>,
-    hash: Sha256,
-}
-
-impl Taking {
-    /// How many bytes were announced.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+        Ok(Ok(found))
     }
 
-    /// Takes some.
-    pub async fn take(&mut self, bytes: &[u8]) -> std::result::Result<(), HubError> {
-        self.taken += bytes.len() as u64;
-        if self.taken > self.bytes {
-            return Err(HubError::Invalid(format!(
-                "the upload is longer than the {} bytes that were announced",
-                self.bytes
-            )));
-        }
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= WRITE_BYTES {
-            self.write().await?;
-        }
-        Ok(())
+    /// Removes uploads that were taken in, or can never be. Blocking.
+    pub(crate) fn forget_uploads(&self, name: &RepoName, uploads: &[UploadName]) {
+        let keys: Vec<StoreKey> = uploads.iter().map(|upload| upload.quarantined(name).key()).collect();
+        let mut table = self.uploads.table();
+        keys.iter().for_each(|key| _ = table.remove(key));
+        drop(table);
+        self.remove_from_quarantine(&keys);
     }
 
-    async fn write(&mut self) -> std::result::Result<(), HubError> {
-        let Some(mut written) = self.written.take() else {
-            return Err(HubError::Internal("a write of this upload failed".to_owned()));
-        };
-        let bytes = std::mem::take(&mut self.buffer);
-        let done = tokio::task::spawn_blocking(move || {
-            written.hash.update(&bytes);
-            written.staged.write(&bytes).map(|()| written)
-        });
-        self.written = Some(done.await.map_err(|error| HubError::died(&error))??);
-        Ok(())
-    }
-
-    /// All has come: it is kept if it is what was announced.
-    pub async fn finish(mut self) -> std::result::Result<(), HubError> {
-        self.write().await?;
-        let Some(Written { staged, hash }) = self.written.take() else {
-            return Err(HubError::Internal("a write of this upload failed".to_owned()));
-        };
-        let found: [u8; 32] = hash.finalize().into();
-        if self.taken != self.bytes || found != self.sha256 {
-            let (announced, taken) = (self.bytes, self.taken);
-            drop_blocking(staged).await;
-            return Err(HubError::Invalid(format!(
-                "the upload has {taken} bytes with the SHA-256 {}; announced were {announced} with {}",
-                hex::encode(found),
-                hex::encode(self.sha256)
-            )));
-        }
-        let store = Arc::clone(self.guard.hub.engine.store());
-        let upload = Upload { pack: PackId(found), bytes: self.bytes, staged: Mutex::new(Some(staged)), store };
-        self.guard.set(State::Here(Arc::new(upload)));
-        Ok(())
-    }
-}
-
-impl Upload {
-    /// Gives the bytes to the store under their pack's key.
-    pub fn adopt(&self) -> Result<Created> {
-        let staged = self.staged().take().ok_or_else(|| Error::invalid("the upload was taken before"))?;
-        staged.commit(&StoreKey::pack(self.pack))
-    }
-
-    /// True if the store has a pack of this name.
-    pub fn is_stored(&self) -> Result<bool> {
-        match self.store.size(&StoreKey::pack(self.pack)) {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error),
+    /// Removes what was taken in. Blocking.
+    pub(crate) fn remove_from_quarantine(&self, keys: &[StoreKey]) {
+        if let Err(error) = self.engine.store().delete_all(keys) {
+            tracing::warn!(%error, "uploads that were taken in stay until they are swept");
         }
     }
 
-    /// Reads the bytes front to back.
-    pub fn reader(&self) -> impl io::BufRead + '_ {
-        io::BufReader::with_capacity(READ_BYTES, UploadReader { upload: self, at: 0 })
+    /// Wall-clock time, seconds since 1970.
+    pub(crate) fn now_s(&self) -> u64 {
+        self.now_ms() / 1_000
     }
-
-    fn staged(&self) -> MutexGuard<'_, Option<Box<dyn Staged>>> {
-        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read_at(&self, offset: u64, len: u64) -> Result<Bytes> {
-        match self.staged().as_ref() {
-            Some(staged) => staged.read_back(offset, len),
-            None => self.store.read(&StoreKey::pack(self.pack), offset, len),
-        }
-    }
-}
-
-struct UploadReader<'a> {
-    upload: &'a Upload,
-    at: u64,
-}
-
-impl io::Read for UploadReader<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let len = (self.upload.bytes - self.at).min(into.len() as u64);
-        let bytes = self.upload.read_at(self.at, len).map_err(io::Error::other)?;
-        into[..bytes.len()].copy_from_slice(&bytes);
-        self.at += len;
-        Ok(bytes.len())
-    }
-}
-
-impl ObjectStore for Upload {
-    fn stage(&self) -> Result<Box<dyn Staged>> {
-        Err(read_only())
-    }
-
-    fn read(&self, _: &StoreKey, offset: u64, len: u64) -> Result<Bytes> {
-        self.read_at(offset, len)
-    }
-
-    fn read_tail(&self, _: &StoreKey, len: u64) -> Result<(Bytes, u64)> {
-        let len = len.min(self.bytes);
-        Ok((self.read_at(self.bytes - len, len)?, self.bytes))
-    }
-
-    fn size(&self, _: &StoreKey) -> Result<u64> {
-        Ok(self.bytes)
-    }
-
-    fn create(&self, _: &StoreKey, _: &[u8]) -> Result<bool> {
-        Err(read_only())
-    }
-
-    fn delete(&self, _: &StoreKey) -> Result<()> {
-        Err(read_only())
-    }
-
-    fn list(&self, _: &str) -> Result<Vec<StoreKey>> {
-        Err(read_only())
-    }
-
-    fn uri(&self, key: &StoreKey) -> String {
-        format!("upload:{key}")
-    }
-
-    fn sweep_staged(&self) -> Result<usize> {
-        Err(read_only())
-    }
-
-    fn claim(&self, _: LogId, _: bool) -> Result<()> {
-        Err(read_only())
-    }
-}
-
-fn read_only() -> Error {
-    Error::invalid("an upload is only read")
-}
-
-/// Drops what removes files on a thread where that may take its time.
-async fn drop_blocking<T: Send + 'static>(value: T) {
-    if let Err(error) = tokio::task::spawn_blocking(move || drop(value)).await {
-        tracing::warn!(%error, "an upload may stay until the next start");
-    }
-}
-
-/// Thirty-two random bytes.
-pub(crate) fn random32(random: &dyn Random) -> Result<[u8; 32]> {
-    let (first, second) = (random16(random)?, random16(random)?);
-    Ok(std::array::from_fn(|at| if at < 16 { first[at] } else { second[at - 16] }))
 }
 
 /// When a full table is worth another try.
-const RETRY_FULL: std::time::Duration = std::time::Duration::from_secs(5);
-/// Bytes of one write.
-const WRITE_BYTES: usize = 512 << 10;
-/// Bytes read ahead of a pack that is read front to back.
-const READ_BYTES: usize = 256 << 10;
+const RETRY_FULL: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_name_reads_back_and_nothing_else_is_one() {
+        let name = UploadName { end_s: 1_800_000_000, sha256: [0xab; 32] };
+        let text = name.to_string();
+        assert_eq!(text.parse(), Ok(name));
+        let long = format!("0{text}");
+        for other in ["", "-", &text[1..], &text[..76], &long, &text.replace('-', "_"), &text.replacen('1', "+", 1)] {
+            assert!(other.parse::<UploadName>().is_err(), "{other}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Our client and a hub whose packs are in a bucket.
+
+use reprise_tests::{bucket::Bucket, client::muse_directory, server_process::DataDir};
+
+use crate::rig::{BRANCHES, Rig};
+
+/// Pushes and clones with these arguments of `serve`; whether packs passed through the server.
+fn check(arguments: &[&str]) -> bool {
+    let bucket = Bucket::start();
+    let data = bucket.environment().iter().fold(DataDir::new(), |data, (name, value)| data.env(name, value));
+    let rig = Rig::on(data, &[&["--bucket", "s3://reprise/hub", "--log", "bucket"], arguments].concat(), &[]);
+    let original = muse_directory::read(&rig.push_etude());
+    let cloned = muse_directory::read(&rig.user.clone_of(&rig.url, "cloned"));
+    for branch in BRANCHES {
+        assert_eq!(cloned.head(branch), original.head(branch));
+    }
+    assert_eq!((&cloned.objects, cloned.commits.len()), (&original.objects, original.commits.len()));
+    assert!(!bucket.objects.keys().iter().any(|key| key.starts_with("hub/quarantine/")), "taken in");
+    assert!(!rig.server.printed().contains(rig.user.token()));
+    rig.server.printed().contains("PUT")
+}
+
+#[test]
+fn our_packs_go_to_the_bucket_itself() {
+    assert!(!check(&[]));
+}
+
+#[test]
+fn our_packs_go_through_the_server_where_we_do_not_reach_the_bucket() {
+    assert!(check(&["--bucket-for-clients", "https://bucket.example"]), "it speaks no TLS");
+    assert!(check(&["--bucket-for-clients", "http://127.0.0.1:1"]), "nobody listens there");
+    assert!(check(&["--bucket-for-clients", "no"]));
+}
