@@ -253,7 +253,8 @@ fn where_clients_do_not_reach_the_bucket_tickets_are_good_at_every_server() {
     assert!(!fleet.servers.iter().any(|server| server.printed().contains(&key)));
     for pack in plan.items("packs") {
         let url = format!("{}/{}", fleet.url(1), pack.text("url"));
-        assert_eq!(sha256_hex(&Request::get(url, None).send().unwrap().body), pack.text("pack"));
+        let answer = Request::get(url, None).send().unwrap();
+        assert_eq!((answer.code, sha256_hex(&answer.body)), (200, pack.text("pack").to_owned()), "{}", answer.text());
     }
 }
 

@@ -127,7 +127,11 @@ impl Hub {
         pack: &str,
         ticket: &str,
     ) -> std::result::Result<OpenedPack, HubError> {
-        let (row, _) = self.find_repo(&name.owner, &name.slug).await?;
+        let (mut row, _) = self.find_repo(&name.owner, &name.slug).await?;
+        // Another server, which gave the ticket, may know more.
+        if row.is_none() && self.was_behind().await? {
+            (row, _) = self.find_repo(&name.owner, &name.slug).await?;
+        }
         let pack = pack.parse::<ObjectId>().ok().map(|id| PackId(id.0));
         let Some((row, pack)) = row.zip(pack) else { return Err(self.not_found(&name.owner, &name.slug).await) };
         let (hub, ticket, right) = (Arc::clone(self), ticket.to_owned(), Right::Read(row.record.repo, pack));
