@@ -16,7 +16,7 @@ use reprise_engine::{
 use serde_json::{Value, json};
 
 use super::mwp_tests::{History, Reply, Rig, sha, two_commits};
-use crate::hub::Limits;
+use crate::hub::{Limits, mpack::uploads::UploadName, repos::RepoName};
 
 /// What a client puts into one pack.
 fn pack_of(history: &History, repo: RepoId, push: &str) -> Vec<u8> {
@@ -213,6 +213,10 @@ async fn a_ticket_is_good_once_in_its_repository_and_for_its_upload() {
     refused("a", url.split('?').next().unwrap()).await;
     refused("a", &format!("{url}0")).await;
     refused("a", &url.replace(&upload, &other)).await;
+    // The same bytes for longer: the ticket knows its end.
+    let (end, hash) = upload.split_once('-').unwrap();
+    let longer = format!("{:012}-{hash}", end.parse::<u64>().unwrap() + 1);
+    refused("a", &url.replace(&upload, &longer)).await;
     refused("a", "mpack/nonsense?ticket=x").await;
     assert_eq!(rig.put("a", &url, &pack).await.status, StatusCode::NO_CONTENT);
     let again = rig.put("a", &url, &pack).await;
@@ -225,6 +229,22 @@ async fn a_ticket_is_good_once_in_its_repository_and_for_its_upload() {
     assert_eq!(rig.put("a", &url, &pack).await.status, StatusCode::NO_CONTENT);
     let repeated = rig.unpack("a", &[&upload], &second, json!({}), Some(PUSH)).await.map();
     assert_eq!((&repeated["ok"], rig.packs().len()), (&json!(true), 1), "{repeated}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_over_is_not_taken_in_even_while_it_is_there() {
+    let rig = Rig::new(Limits::default()).await;
+    let (history, _, second) = two_commits();
+    let pack = pack_of(&history, rig.repo_id("a").await, PUSH);
+    let upload = rig.upload("a", &pack).await;
+    // The same upload, announced a day ago.
+    let name: UploadName = upload.parse().unwrap();
+    let early = UploadName { end_s: name.end_s - 86_400, ..name };
+    let repo = RepoName { owner: "alice".to_owned(), slug: "a".to_owned() };
+    rig.store.overwrite(&early.quarantined(&repo).key(), pack.into());
+    let early = early.to_string();
+    assert_eq!(rig.unpack("a", &[&early], &second, json!({}), None).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(rig.unpack("a", &[&upload], &second, json!({}), None).await.status, StatusCode::OK);
 }
 
 #[tokio::test(flavor = "multi_thread")]

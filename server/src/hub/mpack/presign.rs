@@ -3,7 +3,7 @@
 //! Invariants: a row is what the repository's own index says; whatever a row needs to be decoded (its base) has a row of the same
 //! pack; ranges cover every row. Memory is the plan, 4 bytes per object and the ranges.
 
-use std::sync::Arc;
+use std::{sync::Arc, thread};
 
 use bytes::Bytes;
 use reprise_engine::{
@@ -93,11 +93,10 @@ impl Hub {
             let entry = plan.entry(*ordinal);
             (entry.pack, entry.kind, entry.id)
         });
-        let groups = order.chunk_by(|one, other| plan.entry(*one).pack == plan.entry(*other).pack);
+        let groups: Vec<_> = order.chunk_by(|one, other| plan.entry(*one).pack == plan.entry(*other).pack).collect();
+        let packs: Vec<PackId> = groups.iter().map(|group| plan.location(plan.entry(group[0])).pack).collect();
         let mut parts = Vec::new();
-        for group in groups {
-            let pack = plan.location(plan.entry(group[0])).pack;
-            let len = self.engine.store().size(&StoreKey::pack(pack))?;
+        for ((group, pack), len) in groups.into_iter().zip(packs.iter().copied()).zip(self.sizes(&packs)?) {
             let url = self.pack_url(repo, pack, direct)?;
             parts.push(Part {
                 head: part_head(pack, len, url.expose(), &ranges(&plan, group, len), group.len()),
@@ -106,6 +105,23 @@ impl Hub {
         }
         let bases = bases_of(&plan);
         Ok(Listing { plan, bases, parts })
+    }
+
+    /// Bytes of packs, asked for several at a time: in a bucket each is a request.
+    fn sizes(&self, packs: &[PackId]) -> std::result::Result<Vec<u64>, HubError> {
+        let mut sizes = Vec::with_capacity(packs.len());
+        for some in packs.chunks(SIZES_AT_ONCE) {
+            let found: Vec<std::result::Result<u64, HubError>> = thread::scope(|scope| {
+                let size = |pack: PackId| Ok(self.engine.store().size(&StoreKey::pack(pack))?);
+                let asked: Vec<_> = some.iter().map(|pack| scope.spawn(move || size(*pack))).collect();
+                let gone = |_| Err(HubError::Internal("asking for the size of a pack failed".to_owned()));
+                asked.into_iter().map(|thread| thread.join().unwrap_or_else(gone)).collect()
+            });
+            for size in found {
+                sizes.push(size?);
+            }
+        }
+        Ok(sizes)
     }
 
     /// Where a pack may be read for a while: in the bucket if clients reach one, else here. A pack holds objects of one
@@ -261,6 +277,8 @@ fn ranges(plan: &TransferPlan, group: &[u32], len: u64) -> Vec<(u64, u64)> {
 
 /// Rows of one chunk.
 const ROWS_AT_ONCE: usize = 2_048;
+/// Packs whose sizes are asked for at a time.
+const SIZES_AT_ONCE: usize = 16;
 
 #[cfg(test)]
 mod tests {
