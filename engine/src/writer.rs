@@ -210,6 +210,10 @@ pub(crate) struct WriterCore {
     fresh: bool,
     /// Others have written: look before anything is decided.
     behind: bool,
+    /// Groups of ours in a row, without a look between them.
+    in_a_row: u64,
+    /// Ordinal of the last group that another server wrote.
+    others: Option<u64>,
     /// Rolling found no room: not tried again before somebody proposes.
     held_back: bool,
     stopping: bool,
@@ -312,6 +316,8 @@ impl WriterCore {
             adopting: VecDeque::new(),
             fresh: false,
             behind: false,
+            in_a_row: 0,
+            others: None,
             held_back: false,
             stopping: false,
             now_ms: 0,
@@ -394,7 +400,7 @@ impl WriterCore {
             if let Some(group) = self.adopting.pop_front() {
                 return self.begin_adoption(&group, out);
             }
-            if self.behind || self.waiting.is_empty() {
+            if self.behind || self.waiting.is_empty() || self.gives_way() {
                 self.doing = Doing::Look;
                 return out.push(Output::Look(self.tail()));
             }
@@ -402,6 +408,14 @@ impl WriterCore {
                 return;
             }
         }
+    }
+
+    /// Whoever writes group after group leaves the others, who must read what he wrote first, no moment to write. So he looks
+    /// in between, which takes him as long as it takes them: after each group where others write, and rarely else, since
+    /// those who never get a turn cannot be seen.
+    fn gives_way(&self) -> bool {
+        let crowded = self.others.is_some_and(|ordinal| self.sequence - ordinal <= CROWDED_WRITES);
+        self.shared.is_some() && self.in_a_row >= if crowded { 1 } else { ALONE_WRITES_MAX }
     }
 
     /// Nobody waits for anything.
@@ -579,6 +593,7 @@ impl WriterCore {
         self.advance(pending.events, pending.bytes, (pending.end, pending.chain, pending.time_ms), out);
         // Nobody else wrote this ordinal, so what was decided before it was decided on the newest state.
         self.fresh = true;
+        self.in_a_row += 1;
         out.extend(pending.asked.into_iter().map(|asked| Output::Reply(asked.ticket, asked.outcome)));
     }
 
@@ -667,7 +682,7 @@ impl WriterCore {
         if !matches!(self.doing, Doing::Look) {
             return;
         }
-        self.doing = Doing::Nothing;
+        (self.doing, self.in_a_row) = (Doing::Nothing, 0);
         match looked {
             Ok(looked) => {
                 (self.behind, self.fresh) = (!looked.at_end, looked.at_end);
@@ -709,6 +724,7 @@ impl WriterCore {
             undo.clear();
             self.pushes.note(event.push, *fingerprint, event.position);
         }
+        self.others = Some(self.sequence);
         let events = adoption.events.into_iter().map(|(event, _)| event).collect();
         self.advance(events, adoption.bytes, (adoption.end, adoption.chain, adoption.time_ms), out);
     }
@@ -886,6 +902,10 @@ fn encode(proposal: &Proposal, time_ms: u64) -> Result<Vec<Vec<u8>>, Reason> {
     Ok(encoded)
 }
 
+/// Another server wrote one of so many groups: it will again.
+const CROWDED_WRITES: u64 = 64;
+/// Groups in a row of a server that seems to be alone.
+const ALONE_WRITES_MAX: u64 = 16;
 /// A group is closed once its events pass this many bytes.
 const GROUP_BYTES_TARGET: u64 = 8 << 20;
 #[cfg(test)]

@@ -24,17 +24,25 @@ pub struct RealDisk {
     root: PathBuf,
     /// Files are opened for writing too.
     writable: bool,
+    /// A sync is one.
+    durable: bool,
 }
 
 impl RealDisk {
     /// A disk whose `""` is `root`. Nothing is touched yet; the root may be created with `create_dir("")`.
     pub fn new(root: PathBuf) -> RealDisk {
-        RealDisk { root, writable: true }
+        RealDisk { root, writable: true, durable: true }
     }
 
     /// The same for reading: files of a directory that may be mounted read-only, or be somebody else's.
     pub fn for_reading(root: PathBuf) -> RealDisk {
-        RealDisk { root, writable: false }
+        RealDisk { root, writable: false, durable: true }
+    }
+
+    /// The same without syncs, for copies of what is durable elsewhere: whatever a power loss makes of them, they are verified
+    /// when they are read.
+    pub fn for_copies(root: PathBuf) -> RealDisk {
+        RealDisk { root, writable: true, durable: false }
     }
 
     /// The directory that is this disk's root.
@@ -55,7 +63,7 @@ impl RealDisk {
     fn file(&self, operation: &'static str, path: &str, options: &OpenOptions) -> Result<Box<dyn DiskFile>> {
         let resolved = self.resolve(path)?;
         let file = retry(|| options.open(&resolved)).map_err(|error| Error::io(operation, shown(path), error))?;
-        Ok(Box::new(RealFile { file, path: path.to_owned() }))
+        Ok(Box::new(RealFile { file, path: path.to_owned(), durable: self.durable }))
     }
 }
 
@@ -109,6 +117,9 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, dir: &str) -> Result<()> {
+        if !self.durable {
+            return Ok(());
+        }
         let opened = File::open(self.resolve(dir)?);
         opened.and_then(|opened| opened.sync_all()).map_err(|error| Error::io("sync directory", shown(dir), error))
     }
@@ -158,6 +169,7 @@ fn make_root(path: &Path) -> io::Result<()> {
 struct RealFile {
     file: File,
     path: String,
+    durable: bool,
 }
 
 impl RealFile {
@@ -180,7 +192,10 @@ impl DiskFile for RealFile {
     }
 
     fn sync_data(&self) -> Result<()> {
-        self.file.sync_data().map_err(self.failed("sync"))
+        match self.durable {
+            true => self.file.sync_data().map_err(self.failed("sync")),
+            false => Ok(()),
+        }
     }
 
     fn len(&self) -> Result<u64> {

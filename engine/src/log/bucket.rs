@@ -30,6 +30,8 @@ pub(crate) struct BucketLog {
     random: Arc<dyn Random>,
     log: LogId,
     floor: Floor,
+    /// The slot that was in the way of a group, for the look that follows.
+    met: Option<(u64, Slot)>,
 }
 
 /// Up to where the log is in sealed segments, as far as this server has seen.
@@ -57,7 +59,7 @@ impl BucketLog {
     /// The log `log` in `store`, of which nothing is known yet.
     pub(crate) fn new(store: Arc<dyn ObjectStore>, random: Arc<dyn Random>, log: LogId) -> BucketLog {
         let floor = Floor { last: Position::ZERO, ordinal: 1, chain: ChainHash([0; 32]) };
-        BucketLog { store, random, log, floor }
+        BucketLog { store, random, log, floor, met: None }
     }
 
     /// Puts the floor behind the newest of the segments that are sealed here (newest first: first and last position, chain) and
@@ -100,7 +102,7 @@ impl BucketLog {
             Ok(true) => true,
             Ok(false) if planted::is(PlantedBug::ConflictTakenForLoss) => return Ok(Committed::Taken),
             // Its answer may have been lost: what stands there says whose it is.
-            _ => self.slot(tail.ordinal)?.map_or_else(|| created.map(|_| false), |slot| Ok(slot.batch == batch))?,
+            _ => self.is_mine(tail.ordinal, batch, created)?,
         };
         if planted::is(PlantedBug::FloorNotRead) {
             return Ok(if won { Committed::Done } else { Committed::Taken });
@@ -118,6 +120,19 @@ impl BucketLog {
             tracing::warn!(%key, %error, "a slot below the sealed segments stays");
         }
         Ok(Committed::Taken)
+    }
+
+    /// Whether the slot that stands there now is that of `batch`. Another one is kept for the look that follows.
+    fn is_mine(&mut self, ordinal: u64, batch: [u8; 16], created: Result<bool>) -> Result<bool> {
+        match self.slot(ordinal)? {
+            Some(slot) if slot.batch == batch => Ok(true),
+            Some(slot) => {
+                self.met = Some((ordinal, slot));
+                Ok(false)
+            }
+            // It stood there a moment ago: sealed since.
+            None => created.map(|_| false),
+        }
     }
 
     /// What stands in the bucket from `tail` on. Not all of it, if it is much: then `at_end` is false.
@@ -139,10 +154,15 @@ impl BucketLog {
 
     /// The slots from `tail` on. Whether they count is to be asked after this, even of an error: a slot that was left behind by a
     /// server that slept has the chain of another group before it.
-    fn slots(&self, tail: &Tail) -> Result<Looked> {
+    fn slots(&mut self, tail: &Tail) -> Result<Looked> {
         let (mut groups, mut bytes, mut next) = (Vec::new(), 0, *tail);
         while groups.len() < LOOK_SLOTS_MAX && bytes < LOOK_BYTES_MAX {
-            let Some(slot) = self.slot(next.ordinal)? else { return Ok(Looked { groups, at_end: true }) };
+            let met = self.met.take().filter(|(ordinal, _)| *ordinal == next.ordinal);
+            let slot = match met {
+                Some((_, slot)) => Some(slot),
+                None => self.slot(next.ordinal)?,
+            };
+            let Some(slot) = slot else { return Ok(Looked { groups, at_end: true }) };
             let group = slot.group(&next)?;
             bytes += group.stored_bytes();
             (next.next, next.ordinal, next.chain) = (group.last.next(), next.ordinal + 1, group.chain);

@@ -1,9 +1,9 @@
 //! Payloads of many objects in plan order, from coalesced ranged reads.
 //!
-//! Invariants: at most one range, one base and one payload are held; every payload is verified; the ranges must come
-//! from [`super::plan_ranges`] over the same objects in the same order.
+//! Invariants: at most one range, one base and one payload are held, and what a far store lets come ahead of its turn; every
+//! payload is verified; the ranges must come from [`super::plan_ranges`] over the same objects in the same order.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     id::{Kind, ObjectId, PackId},
-    store::{ObjectStore, StoreKey},
+    store::{ObjectStore, StoreKey, ahead::Ahead},
 };
 
 /// One object to read.
@@ -57,6 +57,8 @@ pub enum StoredForm {
 pub struct RangeReader<I> {
     store: Arc<dyn ObjectStore>,
     ranges: std::vec::IntoIter<PlannedRange>,
+    /// The next ranges, those of a far store on their way.
+    ahead: VecDeque<(PlannedRange, Option<Ahead>)>,
     wanted: I,
     current: Option<Loaded>,
     base: Option<(PackId, u64, Bytes)>,
@@ -74,8 +76,8 @@ struct Loaded {
 impl<I: Iterator<Item = Wanted>> RangeReader<I> {
     /// Reads `wanted` along `ranges`.
     pub fn new(store: Arc<dyn ObjectStore>, ranges: Vec<PlannedRange>, wanted: I) -> RangeReader<I> {
-        let ranges = ranges.into_iter();
-        RangeReader { store, ranges, wanted, current: None, base: None, base_reads: 0, bytes_read: 0 }
+        let (ranges, ahead) = (ranges.into_iter(), VecDeque::new());
+        RangeReader { store, ranges, ahead, wanted, current: None, base: None, base_reads: 0, bytes_read: 0 }
     }
 
     /// Ranged reads of bases that lay in no range being read.
@@ -92,7 +94,8 @@ impl<I: Iterator<Item = Wanted>> RangeReader<I> {
         if self.current.as_ref().is_none_or(|loaded| loaded.left == 0) {
             // The old range goes before the new one comes.
             self.current = None;
-            let range = self.ranges.next().ok_or_else(|| Error::invalid("the plan has fewer objects than the list"))?;
+            let (range, ahead) =
+                self.next_range().ok_or_else(|| Error::invalid("the plan has fewer objects than the list"))?;
             let fits = range.pack == wanted.location.pack && range.offset == wanted.location.offset;
             if !fits {
                 return Err(Error::invalid("the plan was made for another list of objects"));
@@ -100,7 +103,9 @@ impl<I: Iterator<Item = Wanted>> RangeReader<I> {
             self.bytes_read += range.len;
             let bytes = match range.large {
                 true => None,
-                false => self.store.read(&StoreKey::pack(range.pack), range.offset, range.len).ok(),
+                false => ahead
+                    .and_then(Ahead::wait)
+                    .or_else(|| self.store.read(&StoreKey::pack(range.pack), range.offset, range.len).ok()),
             };
             self.current = Some(Loaded { range, left: range.objects, bytes });
         }
@@ -108,6 +113,17 @@ impl<I: Iterator<Item = Wanted>> RangeReader<I> {
             loaded.left -= 1;
         }
         Ok(())
+    }
+
+    /// The next range, after those behind it were asked for.
+    fn next_range(&mut self) -> Option<(PlannedRange, Option<Ahead>)> {
+        while self.ahead.len() <= RANGES_AHEAD {
+            let Some(range) = self.ranges.next() else { break };
+            let ask = || self.store.read_ahead(&StoreKey::pack(range.pack), range.offset, range.len);
+            let coming = if range.large { None } else { ask() };
+            self.ahead.push_back((range, coming));
+        }
+        self.ahead.pop_front()
     }
 
     /// As `next`, with the stored form instead of the payload; the payload is verified all the same.
@@ -198,3 +214,6 @@ impl<I: Iterator<Item = Wanted>> Iterator for RangeReader<I> {
         Some((wanted, payload))
     }
 }
+
+/// Ranges asked for before their turn.
+const RANGES_AHEAD: usize = 8;

@@ -8,7 +8,10 @@ use std::sync::{
 
 use bytes::Bytes;
 
-use super::{ObjectStore, Staged, StoreKey};
+use super::{
+    ObjectStore, Staged, StoreKey,
+    ahead::{Ahead, Prefetch, Soon},
+};
 use crate::{error::Result, id::LogId};
 
 /// Passes everything on; counts reads and the bytes they gave.
@@ -52,6 +55,17 @@ impl ObjectStore for CountedStore {
         let (bytes, size) = self.store.read_tail(key, len)?;
         self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok((bytes, size))
+    }
+
+    fn prefetch(&self, soon: Vec<Soon>) -> Prefetch {
+        self.store.prefetch(soon)
+    }
+
+    fn read_ahead(&self, key: &StoreKey, offset: u64, len: u64) -> Option<Ahead> {
+        let ahead = self.store.read_ahead(key, offset, len)?;
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(len, Ordering::Relaxed);
+        Some(ahead)
     }
 
     fn create(&self, key: &StoreKey, bytes: &[u8]) -> Result<bool> {

@@ -11,9 +11,11 @@ use crate::{
     error::{Error, ErrorKind, Result},
     id::{LogId, PackId, Position},
     log::header::segment_name,
+    store::ahead::{Ahead, Prefetch, Soon},
 };
 
 pub mod address;
+pub mod ahead;
 pub mod counted;
 pub mod directory;
 pub mod handover;
@@ -102,6 +104,14 @@ pub trait ObjectStore: Send + Sync {
     fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Result<Bytes>;
     /// The last `len` bytes (all, if there are fewer) and the size, in one request; `NotFound` without the key.
     fn read_tail(&self, key: &StoreKey, len: u64) -> Result<(Bytes, u64)>;
+    /// A hint: much of these objects will be read soon, in this order.
+    fn prefetch(&self, _soon: Vec<Soon>) -> Prefetch {
+        Prefetch::default()
+    }
+    /// A hint: this will be read soon. `None`: a read when its turn comes is as good.
+    fn read_ahead(&self, _key: &StoreKey, _offset: u64, _len: u64) -> Option<Ahead> {
+        None
+    }
     /// Size in bytes; `NotFound` without the key.
     fn size(&self, key: &StoreKey) -> Result<u64>;
     /// Puts a small object under a key that nobody has: true once the bytes are durable there. False: something stands

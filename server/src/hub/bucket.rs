@@ -115,7 +115,7 @@ impl BucketPlace {
     /// The store in the bucket, and nothing noted or proven of it.
     pub(super) fn connect(&self, data: &Path, random: &Arc<dyn Random>) -> Result<S3Store> {
         let settings = S3Settings::parse(&self.url, self.endpoint.clone(), self.region.clone())?;
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(data.join(COPIES)));
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::for_copies(data.join(COPIES)));
         let copies = Copies::new(DirectoryStore::new(disk, Arc::clone(random)), self.copies_bytes_max)?;
         S3Store::new(settings, copies)
     }

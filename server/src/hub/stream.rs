@@ -57,6 +57,7 @@ impl Producer {
     pub fn run(self) {
         let mut out = Out::new(self.chunks.clone());
         self.head(&mut out);
+        let _coming = self.hub.engine.store().prefetch(self.plan.soon());
         for (section, key) in self.plan.sections.iter().zip(&KEYS[1..]) {
             encode::text(&mut out.buffer, key);
             encode::array_header(&mut out.buffer, encode::len32(section.len()));

@@ -157,6 +157,16 @@ impl Copies {
         Ok(sums)
     }
 
+    /// Whether there is a copy; then it was used just now.
+    pub(super) fn touch(&self, key: &StoreKey) -> bool {
+        self.held().touch(key).is_some()
+    }
+
+    /// What the copies may take together.
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
     /// Drops a copy; true if there was one.
     pub(super) fn forget(&self, key: &StoreKey) -> bool {
         let held = self.held().remove(key);

@@ -18,6 +18,7 @@ use self::{
 use super::{
     Created, ObjectStore, Staged, StoreKey,
     address::{Address, Asked},
+    ahead::{Ahead, Prefetch, Soon},
     directory::DirectoryStore,
     not_of,
 };
@@ -28,6 +29,7 @@ use crate::{
 
 mod client;
 mod copies;
+mod prefetch;
 mod presign;
 mod sums;
 mod upload;
@@ -124,6 +126,7 @@ struct Inner {
     client: Client,
     settings: S3Settings,
     copies: Copies,
+    coming: prefetch::Coming,
 }
 
 impl S3Store {
@@ -133,7 +136,8 @@ impl S3Store {
         let runtime = builder.worker_threads(WORKERS).thread_name("bucket").enable_all().build();
         let runtime = runtime.map_err(|error| Error::io("start the threads of", "the bucket's client", error))?;
         let client = runtime.block_on(client::connect(&settings));
-        let inner = Arc::new(Inner { runtime: Some(runtime), client, settings, copies });
+        let coming = prefetch::Coming::default();
+        let inner = Arc::new(Inner { runtime: Some(runtime), client, settings, copies, coming });
         Ok(S3Store { inner, copies: true })
     }
 
@@ -171,6 +175,23 @@ impl S3Store {
             drop(done.send(future.await));
         });
         wait.recv().map_err(|_| gone())
+    }
+
+    /// Bytes that are here, or on their way.
+    fn near(&self, key: &StoreKey, offset: u64, len: u64) -> Option<Bytes> {
+        if !self.copies {
+            return None;
+        }
+        let copy = || match self.inner.copies.read(key, offset, len) {
+            Copied::Bytes(bytes) => Some(bytes),
+            Copied::Damaged => {
+                self.replace_copy(key);
+                None
+            }
+            Copied::Nothing => None,
+        };
+        // What has just come is a copy by then.
+        copy().or_else(|| self.inner.coming.read(key, offset, len)).or_else(copy)
     }
 
     /// Has a damaged copy fetched anew, beside everything else, one at a time.
@@ -312,12 +333,8 @@ impl ObjectStore for S3Store {
     }
 
     fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Result<Bytes> {
-        if self.copies {
-            match self.inner.copies.read(key, offset, len) {
-                Copied::Bytes(bytes) => return Ok(bytes),
-                Copied::Damaged => self.replace_copy(key),
-                Copied::Nothing => {}
-            }
+        if let Some(near) = self.near(key, offset, len) {
+            return Ok(near);
         }
         let end = offset.checked_add(len);
         let short =
@@ -362,6 +379,18 @@ impl ObjectStore for S3Store {
             })
             .await
         })
+    }
+
+    fn prefetch(&self, soon: Vec<Soon>) -> Prefetch {
+        let prefetch = Prefetch::default();
+        if self.copies {
+            prefetch::begin(&self.inner, soon, prefetch.over());
+        }
+        prefetch
+    }
+
+    fn read_ahead(&self, key: &StoreKey, offset: u64, len: u64) -> Option<Ahead> {
+        prefetch::range(&self.inner, key, offset, len)
     }
 
     fn size(&self, key: &StoreKey) -> Result<u64> {

@@ -12,13 +12,13 @@ use reprise_engine::{
     event::ObjectRow,
     id::{Kind, ObjectId, RecordHash},
     pack::{PlanItem, RangeReader, StoredForm, Wanted, plan_ranges, transfer},
-    store::counted::CountedStore,
+    store::{ahead::Soon, counted::CountedStore},
 };
 use reprise_projections::{RepoScope, View};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use crate::hub::{Hub, HubError, mpack::layout::Layout, stream::Out};
+use crate::hub::{Hub, HubError, mpack::layout::Layout, plan::soon, stream::Out};
 
 /// Sends one transfer.
 pub struct Sender {
@@ -57,6 +57,7 @@ impl Sender {
     pub fn run(self, chunks: mpsc::Sender<std::result::Result<Bytes, HubError>>) {
         let mut tail = Tail { out: Out::new(chunks), at: 0, from: self.from };
         tail.push(transfer::head(self.scope.repo(), self.layout.nonce()));
+        let _coming = self.hub.engine.store().prefetch(self.soon());
         for kind in [Kind::Commit, Kind::Snapshot, Kind::Blob] {
             self.section(kind, &mut tail);
             if tail.out.is_idle() {
@@ -70,6 +71,13 @@ impl Sender {
             }
         }
         tail.out.finish(self.layout.len.saturating_sub(self.from), &self.hub, self.scope);
+    }
+
+    /// What will be read of which packs.
+    fn soon(&self) -> Vec<Soon> {
+        let plan = &self.layout.plan;
+        let entries = plan.entries.get(self.layout.first_behind(self.from)..).unwrap_or_default();
+        soon(&plan.packs, entries.iter().map(|entry| (entry.pack, entry.offset, entry.stored_len)))
     }
 
     fn section(&self, kind: Kind, tail: &mut Tail) {

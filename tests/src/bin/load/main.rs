@@ -18,8 +18,10 @@ use clap::{Parser, Subcommand};
 mod append;
 mod bodies;
 mod exchange;
+mod far;
 mod fetch;
 mod figures;
+mod fleet;
 mod idle;
 mod incremental;
 mod machine;
@@ -64,6 +66,12 @@ enum What {
     Bodies,
     /// 200 clients pushing and fetching at once; the largest manifests, eight at a time
     Overload,
+    /// Three servers on one bucket, 20 ms away: pushes alone and from 240 clients
+    Fleet,
+    /// A clone of 62 MB out of a bucket 20 ms away, beside plain ranged reads
+    FarClone,
+    /// A machine of 1,000,000 objects restored from a bucket 20 ms away
+    Restore,
     /// What a server costs that nobody asks anything
     Idle,
     /// Everything, one after the other
@@ -81,6 +89,9 @@ fn main() {
         What::Reopen { megabytes } => reopen::run(megabytes),
         What::Bodies => bodies::run(),
         What::Overload => overload::run(),
+        What::Fleet => fleet::run(),
+        What::FarClone => far::clone(),
+        What::Restore => far::restore(),
         What::Idle => idle::run(),
         What::All => {
             push_objects::run();
@@ -92,6 +103,9 @@ fn main() {
             reopen::run(2_000);
             bodies::run();
             overload::run();
+            fleet::run();
+            far::clone();
+            far::restore();
             idle::run();
         }
     }

@@ -1,0 +1,135 @@
+//! A bucket 20 ms away: a clone from a server that has nothing of it near, beside plain parallel ranged reads of the same
+//! bytes; and a machine restored from it.
+
+use std::{
+    fs,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Instant,
+};
+
+use reprise_engine::{
+    disk::real::RealDisk,
+    store::{
+        ObjectStore, StoreKey,
+        directory::DirectoryStore,
+        s3::{Copies, S3Store},
+    },
+};
+use reprise_tests::{
+    bucket::{Bucket, Faults},
+    client::{Repository, Value, push},
+    seeds,
+    server_process::DataDir,
+};
+
+use crate::{
+    exchange::{Prepared, Taken},
+    figures::{median, milliseconds, print},
+    fleet::{LATENCY, URL, machine, serve},
+    push_objects::{chunks, send},
+};
+
+const RUNS: usize = 7;
+const OBJECTS: u64 = 14_000;
+const READERS: usize = 8;
+const RANGE_BYTES: u64 = 8 << 20;
+
+/// Prints the rate of a clone that finds nothing near, and that of ranged reads alone.
+pub fn clone() {
+    let bucket = Bucket::start();
+    let first = machine(&bucket);
+    let server = serve(&first, &[]);
+    first.create_repo("load/far", &[]);
+    let body = fill(&server.remote("load/far", Some(&first.token("load"))));
+    let far = || bucket.objects.set_faults(Faults { latency: LATENCY, ..Faults::default() });
+    let (mut clones, mut plain, mut first_bytes, mut gets) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    drop(server);
+    for _ in 0..RUNS {
+        fs::remove_dir_all(first.path().join("copies")).expect("the copies");
+        bucket.objects.set_faults(Faults::default());
+        let server = serve(&first, &[]);
+        far();
+        bucket.objects.take_counts();
+        let taken: Taken =
+            Prepared::new(&server.remote("load/far", None), "POST", "fetch", &body).run(&mut vec![0; 256 << 10]);
+        gets = bucket.objects.take_counts().get("get").copied().unwrap_or(0);
+        clones.push(taken.bytes as f64 / taken.whole.as_secs_f64());
+        first_bytes.push(milliseconds(taken.first_byte));
+        plain.push(ranged(&bucket));
+    }
+    let packs = bucket.objects.keys().iter().filter(|key| key.ends_with(".pack")).count();
+    let (rate, alone) = (median(clones), median(plain));
+    print("clone of 62 MB, bucket 20 ms away", &format!("{:.0} MB/s (median of {RUNS})", rate / 1e6));
+    print(
+        &format!("  ranged reads alone, {READERS} at a time"),
+        &format!("{:.0} MB/s, ratio {:.2}", alone / 1e6, rate / alone),
+    );
+    print("  first byte", &format!("{:.0} ms; {gets} reads of {packs} packs", median(first_bytes)));
+}
+
+/// Pushes 14,000 files; the body of a fetch of all.
+fn fill(remote: &reprise_tests::client::Remote) -> Vec<u8> {
+    let mut local = Repository::init();
+    local.remotes.insert("origin".to_owned(), remote.clone());
+    let mut random = seeds::random(OBJECTS, 6);
+    let files: Vec<(String, Vec<u8>)> =
+        (0..OBJECTS).map(|n| (format!("{:03}/{n:06}", n % 500), seeds::bytes(&mut random, 4_285))).collect();
+    let changes: Vec<_> = files.iter().map(|(path, content)| (path.as_str(), Some(content.as_slice()))).collect();
+    let head = local.commit("main", "large", &changes);
+    push(&mut local, "origin", "main").expect("the push");
+    Value::map([("want", Value::strs([&head])), ("have", Value::Array(Vec::new()))]).encode()
+}
+
+/// Bytes per second of reading all packs in ranges, with a client like the server's.
+fn ranged(bucket: &Bucket) -> f64 {
+    let root = tempfile::tempdir().expect("a directory");
+    let disk = std::sync::Arc::new(RealDisk::new(root.path().to_path_buf()));
+    let directory = DirectoryStore::new(disk, std::sync::Arc::new(reprise_engine::clock::SystemRandom));
+    let store = S3Store::new(bucket.settings("hub"), Copies::new(directory, 0).expect("copies")).expect("a client");
+    let mut ranges: Vec<(StoreKey, u64, u64)> = Vec::new();
+    for key in store.list("packs").expect("the packs") {
+        let size = store.size(&key).expect("a size");
+        let pieces = (0..size.div_ceil(RANGE_BYTES)).map(|at| at * RANGE_BYTES);
+        ranges.extend(pieces.map(|at| (key.clone(), at, RANGE_BYTES.min(size - at))));
+    }
+    let next = AtomicUsize::new(0);
+    let started = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..READERS {
+            scope.spawn(|| {
+                while let Some((key, at, len)) = ranges.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    store.read(key, *at, *len).expect("a range");
+                }
+            });
+        }
+    });
+    ranges.iter().map(|(_, _, len)| *len as f64).sum::<f64>() / started.elapsed().as_secs_f64()
+}
+
+/// Prints how long a machine of 1,000,000 objects takes to come back from its bucket.
+pub fn restore() {
+    let bucket = Bucket::start();
+    let first = machine(&bucket);
+    let server = serve(&first, &[]);
+    first.create_repo("load/restore", &[]);
+    let remote = server.remote("load/restore", Some(&first.token("load")));
+    send(&chunks(&remote, 1_000_000, 10_000, 48, 1), 2);
+    server.stop();
+    bucket.objects.set_faults(Faults { latency: LATENCY, ..Faults::default() });
+    let mut times = Vec::new();
+    let mut log_bytes = 0;
+    for _ in 0..5 {
+        let empty: DataDir = machine(&bucket);
+        let started = Instant::now();
+        let report = empty.json(&["restore", "--bucket", URL]);
+        times.push(started.elapsed().as_secs_f64());
+        assert_eq!(report["missing_packs"], 0, "{report}");
+        log_bytes = report["log_bytes"].as_u64().unwrap_or(0);
+    }
+    let megabytes = log_bytes as f64 / 1e6;
+    print(
+        "restore of 1,000,000 objects in 100 packs",
+        &format!("{:.2} s (median of 5), {megabytes:.0} MB of log", median(times)),
+    );
+}
