@@ -21,7 +21,7 @@ use crate::{
         repair::{self, Beginning, Made},
         scan::{RawGroup, Rest, look_beyond},
         segment::{Active, footer, segment_capacity},
-        survey::{Damage, Found, Survey, survey},
+        survey::{Damage, Found, Survey, forget_torn_footer, survey},
     },
     planted::{self, PlantedBug},
     writer::Handover,
@@ -133,6 +133,7 @@ impl Opening<'_> {
             let message = format!("the anchor belongs to log {}, the segments to {log}", anchor.log);
             return Err(Error::corrupt(LOG_DIR, 0, message));
         }
+        forget_torn_footer(&*self.parts.disk, &mut found, &mut self.bytes_read)?;
         let (after, mut fold) = checkpointed(&*self.parts.disk, &mut found, &mut self.bytes_read)?;
         let stopped = self.refold_unsealed(&mut found, after, &mut fold)?;
         let last = &found.segments[found.segments.len() - 1];

@@ -210,7 +210,7 @@ pub(crate) struct WriterCore {
     fresh: bool,
     /// Others have written: look before anything is decided.
     behind: bool,
-    /// Groups of ours in a row, without a look between them.
+    /// Groups of ours that followed each other at once, without a look between them.
     in_a_row: u64,
     /// Ordinal of the last group that another server wrote.
     others: Option<u64>,
@@ -593,7 +593,7 @@ impl WriterCore {
         self.advance(pending.events, pending.bytes, (pending.end, pending.chain, pending.time_ms), out);
         // Nobody else wrote this ordinal, so what was decided before it was decided on the newest state.
         self.fresh = true;
-        self.in_a_row += 1;
+        self.in_a_row = if self.waiting.is_empty() { 0 } else { self.in_a_row + 1 };
         out.extend(pending.asked.into_iter().map(|asked| Output::Reply(asked.ticket, asked.outcome)));
     }
 

@@ -150,6 +150,7 @@ impl LimitChange {
             fetches_max: count,
             pushes_max: count,
             object_uploads_max: count,
+            small_uploads_per_place: count,
             questions_max: count,
             object_reads_max: count,
             waiting_max: count,

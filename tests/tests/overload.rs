@@ -19,8 +19,9 @@ fn two_hundred_clients_at_once_get_answers_or_a_time_to_come_back_and_memory_sta
     let seed = seeds::seed("overload");
     let data = DataDir::new();
     // Queues shorter than the crowd, so that there is something to refuse.
-    let limits = ["pushes_max=2", "object_uploads_max=4", "fetches_max=2", "waiting_max=12", "waiting_time_max=1"];
-    let server = data.serve_with(&limits.map(|limit| ["--limit", limit]).concat());
+    let places = ["pushes_max=2", "object_uploads_max=4", "small_uploads_per_place=1", "fetches_max=2"];
+    let limits = [&places[..], &["waiting_max=12", "waiting_time_max=1"]].concat();
+    let server = data.serve_with(&limits.iter().flat_map(|limit| ["--limit", limit]).collect::<Vec<_>>());
     server.wait_ready();
     let mut report = overload::run(&data, &server, 200, Duration::from_secs(5), seed);
     report.refs.sort_unstable();

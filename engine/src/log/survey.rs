@@ -9,6 +9,7 @@ use super::{
     fields::size,
     files::LOG_DIR,
     footer::{Part, TRAILER_LEN, Trailer},
+    frame::HEADER_LEN,
     header::{BLOCK_LEN, SegmentHeader, position_of_name, segment_name},
     scan::read_up_to,
 };
@@ -161,6 +162,32 @@ pub(crate) fn section_of(
     let got = read_up_to(file, &mut bytes, offset)?;
     *bytes_read += got as u64;
     Ok((got as u64 == len && trailer.matches(part, &bytes)).then_some(bytes))
+}
+
+/// A power loss while a segment is sealed may leave the end of its footer without the rest. Where nothing was written after it,
+/// such a footer counts as none, and is written again.
+pub(crate) fn forget_torn_footer(disk: &dyn Disk, found: &mut Survey, bytes_read: &mut u64) -> Result<()> {
+    let [.., sealed, last] = &mut found.segments[..] else { return Ok(()) };
+    let Some(trailer) = sealed.trailer.as_ref().filter(|_| found.damage.is_none()) else { return Ok(()) };
+    if nothing_written(&*last.open(disk)?)? && !sections_sound(&*sealed.open(disk)?, trailer, bytes_read)? {
+        sealed.trailer = None;
+    }
+    Ok(())
+}
+
+fn sections_sound(file: &dyn DiskFile, trailer: &Trailer, bytes_read: &mut u64) -> Result<bool> {
+    for part in [Part::Index, Part::Pushes, Part::State] {
+        if section_of(file, trailer, part, bytes_read)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn nothing_written(file: &dyn DiskFile) -> Result<bool> {
+    let mut bytes = [0; HEADER_LEN];
+    let got = read_up_to(file, &mut bytes, BLOCK_LEN as u64)?;
+    Ok(bytes[..got].iter().all(|byte| *byte == 0))
 }
 
 /// The trailer at the end of a file, if there is a sound one.

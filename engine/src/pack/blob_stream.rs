@@ -9,17 +9,18 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Location, PIECE_BYTES,
+    Location,
     decode::{Inflater, check_lengths, damaged},
+    pieces::Pieces,
 };
 use crate::{
     error::{Error, Result},
     event::Codec,
     id::{Kind, ObjectId},
-    store::{ObjectStore, StoreKey},
+    store::ObjectStore,
 };
 
-/// Starts reading a blob piece by piece; pieces are at most [`PIECE_BYTES`]. An empty blob yields no piece.
+/// Starts reading a blob piece by piece; pieces are at most [`super::PIECE_BYTES`]. An empty blob yields no piece.
 pub fn open_blob_stream<S: Deref<Target: ObjectStore>>(
     store: S,
     id: ObjectId,
@@ -35,12 +36,11 @@ pub fn open_blob_stream<S: Deref<Target: ObjectStore>>(
         Codec::ZstdPrefix => return Err(damaged(location, "a blob is never stored against a base")),
     };
     Ok(BlobStream {
-        store,
+        stored: Pieces::new(store, location),
         id,
         location: location.clone(),
         inflater,
         input: Bytes::new(),
-        read: 0,
         made: 0,
         hasher: Sha256::new(),
         held: None,
@@ -51,12 +51,11 @@ pub fn open_blob_stream<S: Deref<Target: ObjectStore>>(
 
 /// Verified pieces of one blob; see [`open_blob_stream`].
 pub struct BlobStream<S = Arc<dyn ObjectStore>> {
-    store: S,
+    stored: Pieces<S>,
     id: ObjectId,
     location: Location,
     inflater: Option<Inflater<'static>>,
     input: Bytes,
-    read: u64,
     made: u64,
     hasher: Sha256,
     held: Option<Bytes>,
@@ -90,11 +89,11 @@ impl<S: Deref<Target: ObjectStore>> BlobStream<S> {
 
     fn next_piece(&mut self) -> Result<Option<Bytes>> {
         if self.inflater.is_none() {
-            return self.read_more();
+            return self.stored.next();
         }
         while !self.frame_ended {
             if self.input.is_empty() {
-                self.input = self.read_more()?.unwrap_or_default();
+                self.input = self.stored.next()?.unwrap_or_default();
             }
             let Some(inflater) = self.inflater.as_mut() else { break };
             let at_end = self.input.is_empty();
@@ -113,19 +112,8 @@ impl<S: Deref<Target: ObjectStore>> BlobStream<S> {
         Ok(None)
     }
 
-    fn read_more(&mut self) -> Result<Option<Bytes>> {
-        let len = (self.location.stored_len - self.read).min(PIECE_BYTES);
-        if len == 0 {
-            return Ok(None);
-        }
-        let key = StoreKey::pack(self.location.pack);
-        let bytes = self.store.read(&key, self.location.offset + self.read, len)?;
-        self.read += len;
-        Ok(Some(bytes))
-    }
-
     fn check_end(&mut self) -> Result<()> {
-        let all_read = self.read == self.location.stored_len && self.input.is_empty();
+        let all_read = self.stored.left() == 0 && self.input.is_empty();
         if self.made != self.location.real_len || (self.inflater.is_some() && !all_read) {
             return Err(damaged(&self.location, "it does not decode to its real length"));
         }

@@ -16,6 +16,7 @@ mod compress;
 mod decode;
 mod keyframe;
 mod layout;
+mod pieces;
 mod plan;
 mod range_reader;
 mod reader;

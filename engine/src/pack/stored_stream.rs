@@ -10,25 +10,25 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Location, PIECE_BYTES,
+    Location,
     decode::{Inflater, check_lengths, damaged},
+    pieces::Pieces,
 };
 use crate::{
     error::{Error, Result},
     event::Codec,
     id::{Kind, ObjectId},
-    store::{ObjectStore, StoreKey},
+    store::ObjectStore,
 };
 
 /// Verified pieces of one blob's stored form; see [`StoredStream::open`].
 pub struct StoredStream {
-    store: Arc<dyn ObjectStore>,
+    stored: Pieces<Arc<dyn ObjectStore>>,
     id: ObjectId,
     location: Location,
     inflater: Option<Inflater<'static>>,
     /// The frame's end was met.
     frame_ended: bool,
-    read: u64,
     made: u64,
     hasher: Sha256,
     held: Option<Bytes>,
@@ -36,7 +36,7 @@ pub struct StoredStream {
 }
 
 impl StoredStream {
-    /// Starts reading; pieces are at most [`PIECE_BYTES`]. An entry without stored bytes yields no piece.
+    /// Starts reading; pieces are at most [`super::PIECE_BYTES`]. An entry without stored bytes yields no piece.
     pub fn open(store: Arc<dyn ObjectStore>, id: ObjectId, location: &Location) -> Result<StoredStream> {
         check_lengths(Kind::Blob, location)?;
         let inflater = match location.codec {
@@ -45,12 +45,11 @@ impl StoredStream {
             Codec::ZstdPrefix => return Err(damaged(location, "a blob is never stored against a base")),
         };
         Ok(StoredStream {
-            store,
+            stored: Pieces::new(store, location),
             id,
             location: location.clone(),
             inflater,
             frame_ended: false,
-            read: 0,
             made: 0,
             hasher: Sha256::new(),
             held: None,
@@ -60,15 +59,11 @@ impl StoredStream {
 
     fn advance(&mut self) -> Result<Option<Bytes>> {
         loop {
-            let len = (self.location.stored_len - self.read).min(PIECE_BYTES);
-            if len == 0 {
+            let Some(piece) = self.stored.next()? else {
                 self.check_end()?;
                 self.done = true;
                 return Ok(self.held.take());
-            }
-            let key = StoreKey::pack(self.location.pack);
-            let piece = self.store.read(&key, self.location.offset + self.read, len)?;
-            self.read += len;
+            };
             self.digest(&piece)?;
             if let Some(ready) = self.held.replace(piece) {
                 return Ok(Some(ready));

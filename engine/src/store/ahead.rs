@@ -59,6 +59,16 @@ impl Drop for Prefetch {
 /// A read that is on its way. Dropping it gives its bytes up.
 pub struct Ahead(pub(super) Receiver<Arrived>);
 
+/// A long read that is on its way, piece by piece. Dropping it gives the rest up.
+pub struct Through(pub(super) tokio::sync::mpsc::Receiver<Bytes>);
+
+impl Through {
+    /// Waits for the next piece; `None` at the end of what comes, which may be early.
+    pub fn next(&mut self) -> Option<Bytes> {
+        self.0.blocking_recv()
+    }
+}
+
 /// Bytes that came, and the room that they take until they are used.
 pub(super) struct Arrived {
     pub bytes: Bytes,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     ObjectStore, Staged, StoreKey,
-    ahead::{Ahead, Prefetch, Soon},
+    ahead::{Ahead, Prefetch, Soon, Through},
 };
 use crate::{error::Result, id::LogId};
 
@@ -66,6 +66,13 @@ impl ObjectStore for CountedStore {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(len, Ordering::Relaxed);
         Some(ahead)
+    }
+
+    fn read_through(&self, key: &StoreKey, offset: u64, len: u64) -> Option<Through> {
+        let through = self.store.read_through(key, offset, len)?;
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(len, Ordering::Relaxed);
+        Some(through)
     }
 
     fn create(&self, key: &StoreKey, bytes: &[u8]) -> Result<bool> {

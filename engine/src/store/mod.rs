@@ -11,7 +11,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     id::{LogId, PackId, Position},
     log::header::segment_name,
-    store::ahead::{Ahead, Prefetch, Soon},
+    store::ahead::{Ahead, Prefetch, Soon, Through},
 };
 
 pub mod address;
@@ -110,6 +110,10 @@ pub trait ObjectStore: Send + Sync {
     }
     /// A hint: this will be read soon. `None`: a read when its turn comes is as good.
     fn read_ahead(&self, _key: &StoreKey, _offset: u64, _len: u64) -> Option<Ahead> {
+        None
+    }
+    /// A hint: all of this will be read now, in pieces of [`crate::pack::PIECE_BYTES`]. `None`: reads are as good.
+    fn read_through(&self, _key: &StoreKey, _offset: u64, _len: u64) -> Option<Through> {
         None
     }
     /// Size in bytes; `NotFound` without the key.

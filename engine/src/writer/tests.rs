@@ -14,6 +14,10 @@ use crate::{
 const SEGMENT: u64 = 16 << 10;
 
 fn writer() -> WriterCore {
+    writer_of(None)
+}
+
+fn writer_of(shared: Option<SegmentRule>) -> WriterCore {
     let active = Active {
         first: Position(1),
         sequence: 1,
@@ -32,7 +36,7 @@ fn writer() -> WriterCore {
         time_ms: 0,
         active,
         segments: 1,
-        shared: None,
+        shared,
     };
     WriterCore::new(found, SEGMENT)
 }
@@ -166,6 +170,49 @@ fn drive(writer: &mut WriterCore, first: Input, io: &mut dyn FnMut(&str) -> Io) 
         all.extend(out);
     }
     (asked, all)
+}
+
+/// Groups that a busy writer appends, one at once after the other, before it looks.
+fn groups_before_a_look(writer: &mut WriterCore, numbers: &mut std::ops::RangeFrom<u64>) -> usize {
+    let mut propose = |writer: &mut WriterCore| {
+        let number = numbers.next().unwrap();
+        names(&writer.step(Input::Proposals(vec![(number, create(number))], number)))
+    };
+    assert_eq!(propose(writer), ["append"]);
+    for groups in 1..100 {
+        assert_eq!(propose(writer), [""; 0], "it waits for the group that is under way");
+        let out = writer.step(Input::Appended(Io::Done));
+        if names(&out) == ["publish", "reply", "look"] {
+            let nothing = Looked { groups: Vec::new(), at_end: true };
+            assert_eq!(names(&writer.step(Input::Looked(Ok(nothing)))), ["append"]);
+            assert_eq!(names(&writer.step(Input::Appended(Io::Done))), ["publish", "reply"]);
+            return groups;
+        }
+        assert_eq!(names(&out), ["publish", "reply", "append"]);
+    }
+    panic!("it never looked");
+}
+
+#[test]
+fn who_writes_group_after_group_into_a_shared_log_gives_way_after_each_where_others_write_and_rarely_else() {
+    let mut writer = writer_of(Some(SegmentRule { bytes: 1 << 20, slots: 1_000 }));
+    // The state machine believes in a file of this size.
+    (writer.active.capacity, writer.segment_bytes) = (1 << 20, 1 << 20);
+    let mut numbers = 1..;
+    assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 16);
+    writer.others = Some(writer.sequence - 1);
+    for _ in 0..20 {
+        assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 1);
+    }
+    // Nobody was seen for a while.
+    writer.others = Some(writer.sequence - CROWDED_WRITES);
+    assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 16);
+    // Who is not busy leaves moments enough.
+    writer.others = Some(writer.sequence - 1);
+    for number in numbers.by_ref().take(40) {
+        assert_eq!(names(&writer.step(Input::Proposals(vec![(number, create(number))], number))), ["append"]);
+        assert_eq!(names(&writer.step(Input::Appended(Io::Done))), ["publish", "reply"]);
+    }
 }
 
 #[test]

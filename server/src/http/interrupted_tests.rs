@@ -33,7 +33,7 @@ use crate::{
 /// One place of each kind, and nobody waits long for it: a place that is not given back shows at once.
 fn narrow() -> Limits {
     let waiting_time_max = Duration::from_millis(300);
-    Limits { pushes_max: 1, object_uploads_max: 1, waiting_time_max, ..Limits::default() }
+    Limits { pushes_max: 1, object_uploads_max: 1, small_uploads_per_place: 1, waiting_time_max, ..Limits::default() }
 }
 
 fn request(path: &str, token: &str, body: HttpBody) -> Request<HttpBody> {

@@ -34,19 +34,22 @@ pub struct Admission {
 impl Admission {
     /// As `limits` say.
     pub fn new(limits: &Limits) -> Admission {
-        let gate = |name, places| Gate::new(name, places, limits.waiting_max, limits.waiting_time_max);
+        let shared =
+            |name, places, small| Gate::new(name, (places, small), limits.waiting_max, limits.waiting_time_max);
+        let gate = |name, places| shared(name, places, 1);
+        let small = limits.small_uploads_per_place;
         Admission {
             fetches: gate("fetch", limits.fetches_max),
-            pushes: gate("push", limits.pushes_max),
-            uploads: gate("push/objects", limits.object_uploads_max),
+            pushes: shared("push", limits.pushes_max, small),
+            uploads: shared("push/objects", limits.object_uploads_max, small),
             questions: gate("index", limits.questions_max),
             objects: gate("objects", limits.object_reads_max),
             rates: (limits.requests_per_second > 0).then(|| Rates::new(limits)),
         }
     }
 
-    /// A place for a request on `route`, if the route is one that needs it.
-    pub async fn enter(&self, route: &str) -> Result<Option<Place>, HubError> {
+    /// A place for a request on `route`, if the route is one that needs it. `body`: the bytes it says that its body has.
+    pub async fn enter(&self, route: &str, body: Option<u64>) -> Result<Option<Place>, HubError> {
         let gate = match route {
             "/{owner}/{slug}/fetch" | "/{owner}/{slug}/fetch/mpack" | "/{owner}/{slug}/fetch/presign" => &self.fetches,
             "/{owner}/{slug}/push" | "/{owner}/{slug}/push/unpack-mpack" => &self.pushes,
@@ -60,7 +63,7 @@ impl Admission {
             "/{owner}/{slug}/objects/{id}" | "/{owner}/{slug}/mpack/{id}" => &self.objects,
             _ => return Ok(None),
         };
-        gate.enter().await.map(Some)
+        gate.enter(body.is_some_and(|bytes| bytes <= SMALL_BODY_BYTES)).await.map(Some)
     }
 
     /// Counts a request of `client`; `Busy` when it asks too often.
@@ -88,6 +91,8 @@ pub struct Place {
 struct Gate {
     name: &'static str,
     places: usize,
+    /// Parts of a place: a small request takes one, any other takes all of a place.
+    parts: u32,
     free: Arc<Semaphore>,
     waiting: AtomicUsize,
     waiting_max: usize,
@@ -95,13 +100,15 @@ struct Gate {
 }
 
 impl Gate {
-    fn new(name: &'static str, places: usize, waiting_max: usize, wait: Duration) -> Gate {
-        let free = Arc::new(Semaphore::new(places));
-        Gate { name, places, free, waiting: AtomicUsize::new(0), waiting_max, wait }
+    fn new(name: &'static str, (places, small): (usize, usize), waiting_max: usize, wait: Duration) -> Gate {
+        let parts = u32::try_from(small).unwrap_or(u32::MAX);
+        let free = Arc::new(Semaphore::new(places.saturating_mul(small).min(Semaphore::MAX_PERMITS)));
+        Gate { name, places, parts, free, waiting: AtomicUsize::new(0), waiting_max, wait }
     }
 
-    async fn enter(&self) -> Result<Place, HubError> {
-        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+    async fn enter(&self, small: bool) -> Result<Place, HubError> {
+        let parts = if small { 1 } else { self.parts };
+        if let Ok(permit) = Arc::clone(&self.free).try_acquire_many_owned(parts) {
             return Ok(Place { _permit: permit });
         }
         let Some(_turn) = Turn::take(&self.waiting, self.waiting_max) else {
@@ -113,7 +120,7 @@ impl Gate {
                 ),
             });
         };
-        match timeout(self.wait, Arc::clone(&self.free).acquire_owned()).await {
+        match timeout(self.wait, Arc::clone(&self.free).acquire_many_owned(parts)).await {
             Ok(Ok(permit)) => Ok(Place { _permit: permit }),
             _ => Err(HubError::Unavailable(format!(
                 "no place for a {} request became free within {} s ({} at a time)",
@@ -207,6 +214,8 @@ fn network(client: IpAddr) -> IpAddr {
     }
 }
 
+/// An upload up to this is small: what it takes of memory is no more than a connection's buffers.
+const SMALL_BODY_BYTES: u64 = 256 << 10;
 /// When a full queue is worth another try.
 const RETRY_FULL: Duration = Duration::from_secs(5);
 /// Addresses that the rate limit remembers.
@@ -219,22 +228,43 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { pushes_max: 1, waiting_max: 1, requests_per_second: 10, requests_burst: 3, ..Limits::default() }
+        Limits {
+            pushes_max: 1,
+            small_uploads_per_place: 2,
+            waiting_max: 1,
+            requests_per_second: 10,
+            requests_burst: 3,
+            ..Limits::default()
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_full_queue_is_refused_at_once_and_a_waiting_request_after_its_time() {
         let admission = Arc::new(Admission::new(&limits()));
-        let place = admission.enter("/{owner}/{slug}/push").await.unwrap().expect("a push needs a place");
+        let place = admission.enter("/{owner}/{slug}/push", None).await.unwrap().expect("a push needs a place");
         let waiting = tokio::spawn({
             let admission = Arc::clone(&admission);
-            async move { admission.enter("/{owner}/{slug}/push").await.map(drop) }
+            async move { admission.enter("/{owner}/{slug}/push", None).await.map(drop) }
         });
         tokio::task::yield_now().await;
-        assert!(matches!(admission.enter("/{owner}/{slug}/push").await, Err(HubError::Busy { .. })));
+        assert!(matches!(admission.enter("/{owner}/{slug}/push", None).await, Err(HubError::Busy { .. })));
         assert!(matches!(waiting.await.unwrap(), Err(HubError::Unavailable(_))));
         drop(place);
-        assert!(admission.enter("/{owner}/{slug}/push").await.unwrap().is_some());
+        assert!(admission.enter("/{owner}/{slug}/push", None).await.unwrap().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_uploads_share_a_place_and_a_large_one_has_one_for_itself() {
+        let admission = Admission::new(&limits());
+        let push = |bytes| admission.enter("/{owner}/{slug}/push", Some(bytes));
+        let small = (push(10).await.unwrap(), push(SMALL_BODY_BYTES).await.unwrap());
+        assert!(push(10).await.is_err(), "a third one");
+        drop(small);
+        let large = push(SMALL_BODY_BYTES + 1).await.unwrap();
+        assert!(push(10).await.is_err(), "beside a large one");
+        drop(large);
+        let _small = push(10).await.unwrap();
+        assert!(push(SMALL_BODY_BYTES + 1).await.is_err(), "a large one beside a small one");
     }
 
     #[tokio::test]
@@ -253,7 +283,7 @@ mod tests {
         ];
         for (routes, needed) in [(&heavy[..], true), (&["refs", "tags"], false)] {
             for route in routes {
-                let place = admission.enter(&format!("/{{owner}}/{{slug}}/{route}")).await.unwrap();
+                let place = admission.enter(&format!("/{{owner}}/{{slug}}/{route}"), None).await.unwrap();
                 assert_eq!(place.is_some(), needed, "{route}");
             }
         }

@@ -15,7 +15,7 @@ use std::{
 use axum::{
     body::Body,
     extract::{ConnectInfo, MatchedPath, Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -44,6 +44,12 @@ pub struct Tracked {
     pub admission: Arc<Admission>,
 }
 
+/// Bytes that a body is said to have as it is worked on; `None` if only reading it will tell.
+fn stated(headers: &HeaderMap) -> Option<u64> {
+    let plain = !headers.contains_key(header::CONTENT_ENCODING);
+    headers.get(header::CONTENT_LENGTH).filter(|_| plain)?.to_str().ok()?.parse().ok()
+}
+
 /// The middleware.
 pub async fn track(State(tracked): State<Tracked>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
@@ -58,7 +64,7 @@ pub async fn track(State(tracked): State<Tracked>, request: Request, next: Next)
     let allowed =
         rate(&tracked, peer, request.headers()).and_then(|()| has_room(&tracked.hub, &started.route, &request));
     let admitted = match allowed {
-        Ok(()) => tracked.admission.enter(&started.route).await.map(HeldPlace::from),
+        Ok(()) => tracked.admission.enter(&started.route, stated(request.headers())).await.map(HeldPlace::from),
         Err(busy) => Err(busy),
     };
     let (mut place, mut response) = match admitted {

@@ -94,11 +94,13 @@ pub struct Limits {
     pub pushes_max: usize,
     /// `push/objects` requests worked on at a time.
     pub object_uploads_max: usize,
+    /// Uploads with a body of at most 256 KiB that share one place of the two above: they mostly wait for disk or bucket.
+    pub small_uploads_per_place: usize,
     /// Requests that ask the index for much (`filter-objects`, `presign`, `negotiate`, releases) worked on at a time.
     pub questions_max: usize,
     /// `GET objects/{id}` requests worked on at a time.
     pub object_reads_max: usize,
-    /// Requests waiting for each of the five above; beyond this the answer is 429 at once.
+    /// Requests waiting for places of each of the five kinds above; beyond this the answer is 429 at once.
     pub waiting_max: usize,
     /// How long a request may wait for its turn before it is answered 503. Its body is not read meanwhile, and the stock
     /// client gives a body 60 s in all.
@@ -170,6 +172,7 @@ impl Default for Limits {
             fetches_max: 16,
             pushes_max: 8,
             object_uploads_max: 16,
+            small_uploads_per_place: 8,
             questions_max: 16,
             object_reads_max: 8,
             waiting_max: 256,

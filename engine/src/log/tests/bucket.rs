@@ -106,31 +106,6 @@ fn a_push_id_is_answered_as_before_by_any_server() {
 }
 
 #[test]
-fn who_writes_group_after_group_gives_way_after_each_where_others_write_and_rarely_else() {
-    let store = MemoryStore::new();
-    let counted = Arc::new(CountedStore::new(Arc::new(store.clone())));
-    let (one, _) = try_serve(&SimDisk::new(), Arc::<CountedStore>::clone(&counted), 1).unwrap();
-    let mut number = 0;
-    let mut looks_of = |groups: u64| {
-        let before = counted.reads();
-        for _ in 0..groups {
-            number += 1;
-            done(one.propose_and_wait(small(number)));
-        }
-        // After a group one read of the floor; a look reads the next slot and the floor.
-        (counted.reads() - before - groups) / 2
-    };
-    assert_eq!(looks_of(64), 3, "alone: after 16 groups each");
-    let other = serve(&store, 2);
-    done(other.engine.propose_and_wait(small(1_000)));
-    // The first meets the other's slot, reads it, and looks.
-    looks_of(1);
-    assert_eq!(looks_of(60), 60, "where others write: before each");
-    looks_of(4);
-    assert!(looks_of(64) <= 5, "they have gone");
-}
-
-#[test]
 fn a_slot_that_was_in_the_way_is_read_once() {
     let store = MemoryStore::new();
     let counted = Arc::new(CountedStore::new(Arc::new(store.clone())));

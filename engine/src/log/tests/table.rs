@@ -1,6 +1,9 @@
 //! The tail table, row by row.
 use super::*;
-use crate::recover::{Facts, Verdict, judge};
+use crate::{
+    log::footer::{TRAILER_LEN, Trailer},
+    recover::{Facts, Verdict, judge},
+};
 
 const NOTHING: Facts = Facts { remains: false, later: false, short: false, undecodable: false, anchored_beyond: false };
 
@@ -141,6 +144,32 @@ fn a_damaged_footer_is_refolded() {
         for number in [5, 150, 299] {
             assert_eq!(done(engine.propose_and_wait(small(number))), (number, number));
         }
+    }
+}
+
+/// A power loss while a segment is sealed: the blocks of its footer reach the disk in any order.
+#[test]
+fn a_footer_of_which_only_the_end_was_written_is_written_again() {
+    let disk = SimDisk::new();
+    let (engine, _) = open(&disk);
+    for number in 1..=30 {
+        done(engine.propose_and_wait(small(number)));
+    }
+    let sealed = format!("log/seg-{:020}.log", engine.segments().last().unwrap().first.0);
+    engine.roll();
+    let image = disk.image();
+    let whole = image.file(&sealed).unwrap().to_vec();
+    let trailer_at = whole.len() - TRAILER_LEN;
+    let trailer = Trailer::decode(&whole[trailer_at..], whole.len() as u64).unwrap();
+    for at in usize::try_from(trailer.frames_end).unwrap()..trailer_at {
+        let mut torn = image.clone();
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        torn.put(&sealed, bytes);
+        let disk = SimDisk::from_image(&torn);
+        let (engine, report) = try_open(&disk, Driver::Inline, 9).unwrap();
+        assert_eq!((report.tail, engine.durable().position.0), (Tail::Clean, 30), "byte {at}");
+        assert!(disk.image().file(&sealed).unwrap() == whole, "byte {at}: the footer is not as it was");
     }
 }
 

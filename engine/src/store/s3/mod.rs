@@ -18,7 +18,7 @@ use self::{
 use super::{
     Created, ObjectStore, Staged, StoreKey,
     address::{Address, Asked},
-    ahead::{Ahead, Prefetch, Soon},
+    ahead::{Ahead, Prefetch, Soon, Through},
     directory::DirectoryStore,
     not_of,
 };
@@ -391,6 +391,10 @@ impl ObjectStore for S3Store {
 
     fn read_ahead(&self, key: &StoreKey, offset: u64, len: u64) -> Option<Ahead> {
         prefetch::range(&self.inner, key, offset, len)
+    }
+
+    fn read_through(&self, key: &StoreKey, offset: u64, len: u64) -> Option<Through> {
+        prefetch::through(&self.inner, key, offset, len)
     }
 
     fn size(&self, key: &StoreKey) -> Result<u64> {

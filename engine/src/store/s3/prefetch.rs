@@ -1,6 +1,7 @@
-//! Bytes that come before they are read: whole objects as local copies, one request each; ranges into memory.
+//! Bytes that come before they are read: whole objects as local copies, one request each; ranges into memory; long ranges
+//! piece by piece.
 //!
-//! Invariants: at most [`OBJECTS_AT_ONCE`] objects and [`RANGE_BYTES_AHEAD`] of ranges are on their way; a reader of an
+//! Invariants: at most [`OBJECTS_AT_ONCE`] objects (fewer large ones) and [`RANGE_BYTES_AHEAD`] of ranges are on their way; a reader of an
 //! object that comes waits for its bytes and no longer than one request may take; an object comes once, however many
 //! want it; one of which little is wanted, or that the copies have no room for, is left to ranged reads. Nothing here is
 //! tried again: who needs the bytes asks by itself then.
@@ -19,7 +20,8 @@ use tokio::sync::Semaphore;
 use super::{Inner, Staged, StoreKey, again, client::patience};
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::ahead::{Ahead, Arrived, Soon},
+    pack::PIECE_BYTES,
+    store::ahead::{Ahead, Arrived, Soon, Through},
 };
 
 /// What is on its way.
@@ -127,7 +129,8 @@ pub(super) fn begin(inner: &Arc<Inner>, soon: Vec<Soon>, over: Arc<AtomicBool>) 
 
 async fn come_all(inner: Arc<Inner>, coming: Vec<(Soon, Arc<Object>)>, over: Arc<AtomicBool>) {
     for (soon, object) in coming {
-        let Ok(permit) = Arc::clone(&inner.coming.objects_at_once).acquire_owned().await else { return };
+        let parts = if soon.end > LARGE_BYTES { LARGE_PARTS } else { 1 };
+        let Ok(permit) = Arc::clone(&inner.coming.objects_at_once).acquire_many_owned(parts).await else { return };
         if object.begun.swap(true, Ordering::Relaxed) {
             continue;
         }
@@ -171,12 +174,12 @@ async fn come(inner: &Arc<Inner>, soon: &Soon, object: &Arc<Object>) -> Result<(
 }
 
 async fn take_in(mut body: aws_sdk_s3::primitives::ByteStream, object: Arc<Object>) -> Result<u64> {
-    let (mut piece, mut arrived) = (BytesMut::with_capacity(PIECE_BYTES), 0);
+    let (mut piece, mut arrived) = (BytesMut::with_capacity(WRITE_BYTES), 0);
     loop {
         let chunk = body.try_next().await.map_err(|error| unavailable(&error.to_string()))?;
         let ended = chunk.is_none();
         piece.extend_from_slice(&chunk.unwrap_or_default());
-        if ended || piece.len() >= PIECE_BYTES {
+        if ended || piece.len() >= WRITE_BYTES {
             arrived += piece.len() as u64;
             let (full, object) = (piece.split().freeze(), Arc::clone(&object));
             let written = tokio::task::spawn_blocking(move || object.write(&full)).await;
@@ -210,13 +213,46 @@ pub(super) fn range(inner: &Arc<Inner>, key: &StoreKey, offset: u64, len: u64) -
     Some(Ahead(wait))
 }
 
+/// Asks for a long range, whose pieces come as they are taken.
+pub(super) fn through(inner: &Arc<Inner>, key: &StoreKey, offset: u64, len: u64) -> Option<Through> {
+    if len <= PIECE_BYTES || inner.coming.has(key) || inner.copies.touch(key) {
+        return None;
+    }
+    let last = offset.checked_add(len)? - 1;
+    let (pieces, taken) = tokio::sync::mpsc::channel(PIECES_AHEAD);
+    let (key, asking) = (key.clone(), Arc::clone(inner));
+    inner.runtime.as_ref()?.spawn(async move {
+        let get = asking.client.get_object().bucket(&asking.settings.bucket).key(asking.key(&key));
+        let Ok(answer) = Box::pin(get.range(format!("bytes={offset}-{last}")).send()).await else { return };
+        let (mut body, mut left, mut piece) = (answer.body, len, BytesMut::new());
+        while left > 0 {
+            let want = left.min(PIECE_BYTES);
+            while (piece.len() as u64) < want {
+                let Ok(Some(chunk)) = body.try_next().await else { return };
+                piece.extend_from_slice(&chunk);
+            }
+            left -= want;
+            let full = piece.split_to(usize::try_from(want).unwrap_or(usize::MAX)).freeze();
+            if pieces.send(full).await.is_err() {
+                return;
+            }
+        }
+    });
+    Some(Through(taken))
+}
+
 fn unavailable(why: &str) -> Error {
     Error::new(ErrorKind::Unavailable, why)
 }
 
-/// Objects that come at once: many small ones wait for the network, few large ones fill it.
+/// Objects that come at once, as long as they are small: they mostly wait for an answer to begin.
 const OBJECTS_AT_ONCE: usize = 16;
+/// A larger one takes the room of several: the more come at once, the later the first is there.
+const LARGE_BYTES: u64 = 1 << 20;
+const LARGE_PARTS: u32 = 4;
 /// Bytes of ranges that came, or come, and were not used yet.
 const RANGE_BYTES_AHEAD: usize = 64 << 20;
+/// Pieces of a long range that came and were not taken yet.
+const PIECES_AHEAD: usize = 4;
 /// Bytes written at a time.
-const PIECE_BYTES: usize = 512 << 10;
+const WRITE_BYTES: usize = 512 << 10;

@@ -53,6 +53,14 @@ impl Prepared {
         stream.write_all(&self.bytes).expect("send");
         let sent = Instant::now();
         let mut length = stream.read(buffer).expect("read");
+        // Interim answers say that the server is still at it.
+        while buffer[..length].starts_with(INTERIM) {
+            buffer.copy_within(INTERIM.len()..length, 0);
+            length -= INTERIM.len();
+            if length == 0 {
+                length = stream.read(buffer).expect("read");
+            }
+        }
         let first_byte = sent.elapsed();
         assert!(buffer[..length].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..length]));
         let mut bytes = 0;
@@ -63,3 +71,5 @@ impl Prepared {
         Taken { whole: started.elapsed(), first_byte, bytes }
     }
 }
+
+const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
