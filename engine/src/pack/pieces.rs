@@ -40,7 +40,7 @@ impl<S: Deref<Target: ObjectStore>> Pieces<S> {
         if self.left() == 0 {
             return Ok(None);
         }
-        let piece = match self.coming.as_mut().and_then(Through::next) {
+        let piece = match self.coming.as_mut().and_then(Through::piece) {
             Some(piece) => piece,
             None => {
                 self.coming = None;

@@ -64,7 +64,7 @@ pub struct Through(pub(super) tokio::sync::mpsc::Receiver<Bytes>);
 
 impl Through {
     /// Waits for the next piece; `None` at the end of what comes, which may be early.
-    pub fn next(&mut self) -> Option<Bytes> {
+    pub fn piece(&mut self) -> Option<Bytes> {
         self.0.blocking_recv()
     }
 }

@@ -201,11 +201,11 @@ fn who_writes_group_after_group_into_a_shared_log_gives_way_after_each_where_oth
     let mut numbers = 1..;
     assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 16);
     writer.others = Some(writer.sequence - 1);
-    for _ in 0..20 {
+    for _ in 0..30 {
         assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 1);
     }
     // Nobody was seen for a while.
-    writer.others = Some(writer.sequence - CROWDED_WRITES);
+    writer.others = Some(writer.sequence - CROWDED_WRITES - 1);
     assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 16);
     // Who is not busy leaves moments enough.
     writer.others = Some(writer.sequence - 1);
