@@ -129,7 +129,7 @@ fn a_fetch_of_a_few_objects_of_a_large_pack_reads_a_range_of_it() {
     let answer = Request::post(format!("{}/push/objects", remote.url), remote.token.as_deref(), &body).send();
     assert_eq!(answer.unwrap().code, 200);
     for commit in [&first, &second] {
-        post(&remote, "push", &bundle_body(&local, &[commit.clone()], "main", false));
+        post(&remote, "push", &bundle_body(&local, std::slice::from_ref(commit), "main", false));
     }
     let other = machine(&bucket);
     let empty = serve(&other);

@@ -3,7 +3,8 @@
 //!
 //! Invariants: at most [`OBJECTS_AT_ONCE`] objects (fewer large ones) and [`RANGE_BYTES_AHEAD`] of ranges are on their way; a reader of an
 //! object that comes waits for its bytes and no longer than one request may take; an object comes once, however many
-//! want it; one of which little is wanted, or that the copies have no room for, is left to ranged reads. Nothing here is
+//! want it, and becomes a copy only if it hashes to its name; one of which little is wanted, or that the copies have no room
+//! for, is left to ranged reads. Nothing here is
 //! tried again: who needs the bytes asks by itself then.
 
 use std::{
@@ -15,11 +16,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-use super::{Inner, Staged, StoreKey, again, client::patience};
+use super::{Inner, Staged, StoreKey, again, client::patience, sums::Summing};
 use crate::{
     error::{Error, ErrorKind, Result},
+    id::PackId,
     pack::PIECE_BYTES,
     store::ahead::{Ahead, Arrived, Soon, Through},
 };
@@ -44,6 +47,10 @@ struct Object {
 struct State {
     staged: Option<Box<dyn Staged>>,
     arrived: u64,
+    /// Of what arrived, for its name.
+    hash: Sha256,
+    /// The same for its copy.
+    sums: Summing,
     over: bool,
 }
 
@@ -103,6 +110,8 @@ impl Object {
         let mut state = self.state();
         let staged = state.staged.as_mut().ok_or_else(|| Error::invalid("the object is not coming"))?;
         staged.write(piece)?;
+        state.hash.update(piece);
+        state.sums.update(piece);
         state.arrived += piece.len() as u64;
         self.moved.notify_all();
         Ok(())
@@ -165,9 +174,13 @@ async fn come(inner: &Arc<Inner>, soon: &Soon, object: &Arc<Object>) -> Result<(
         return Err(unavailable("it came short"));
     }
     let mut state = object.state();
+    if StoreKey::pack(PackId(std::mem::take(&mut state.hash).finalize().into())) != soon.key {
+        return Err(Error::corrupt(soon.key.as_str(), 0, "what came does not hash to its name"));
+    }
+    let sums = std::mem::take(&mut state.sums);
     if let Some(staged) = state.staged.take() {
         // Under the lock: whoever waits finds the object coming or its copy, never neither.
-        inner.copies.keep(&soon.key, staged, size);
+        inner.copies.keep(&soon.key, staged, sums);
     }
     state.over = true;
     Ok(())
