@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-use super::{Inner, Staged, StoreKey, again, client::patience, sums::Summing};
+use super::{Inner, Staged, StoreKey, again, sums::Summing};
 use crate::{
     error::{Error, ErrorKind, Result},
     id::PackId,
@@ -169,7 +169,9 @@ async fn come(inner: &Arc<Inner>, soon: &Soon, object: &Arc<Object>) -> Result<(
     }
     object.state().staged = Some(inner.copies.stage()?);
     let whole = take_in(answer.body, Arc::clone(object));
-    let arrived = tokio::time::timeout(patience(size), whole).await.map_err(|_| unavailable("it took too long"))??;
+    let arrived = tokio::time::timeout(inner.settings.pace.patience(size), whole)
+        .await
+        .map_err(|_| unavailable("it took too long"))??;
     if arrived != size {
         return Err(unavailable("it came short"));
     }
