@@ -14,7 +14,7 @@ use rand::RngExt;
 use reprise_engine::store::StoreKey;
 use reprise_tests::{
     bucket::Bucket,
-    client::{CloneFailure, Repository, clone, ids::sha256_hex, mpack, push},
+    client::{CloneFailure, Repository, Value as Record, clone, ids::sha256_hex, mpack, push},
     effort::Effort,
     fixtures, seeds,
     server_process::{DataDir, ServerProcess},
@@ -355,7 +355,7 @@ fn what_a_refused_push_left_is_a_candidate_and_never_a_branch() {
     let repo = show["repo_id"].as_str().unwrap();
     let objects = data.path().join("objects");
     let stray = local.commit("main", "refused", &[("stray.txt", Some(b"stray".as_slice()))]);
-    stored_and_never_named(&objects, repo, &local, &stray);
+    stored_and_never_named(&objects, repo, &local, &[&stray], &[local.tree(&stray)["stray.txt"].clone()]);
     let old_log = marked(&objects);
     lose_the_log(&data);
     let report = recovered(&data, &["--replace-log", &old_log]);
@@ -374,6 +374,24 @@ fn what_a_refused_push_left_is_a_candidate_and_never_a_branch() {
 }
 
 #[test]
+fn a_record_that_two_packs_tell_differently_is_said() {
+    let data = DataDir::new();
+    let mut local = history(&data, &[]);
+    let show = data.json(&["repo", "show", "alice/etude"]);
+    let repo = show["repo_id"].as_str().unwrap();
+    let objects = data.path().join("objects");
+    let head = local.head("main").to_owned();
+    // The id covers parents, snapshot, message and time, and nothing else.
+    local.commits.get_mut(&head).unwrap().set("author", Record::str("mallory"));
+    stored_and_never_named(&objects, repo, &local, &[&head], &[]);
+    let old_log = marked(&objects);
+    lose_the_log(&data);
+    let report = recovered(&data, &["--replace-log", &old_log]);
+    let differing: Vec<_> = report["differing"].as_array().unwrap().iter().map(|one| &one["object"]).collect();
+    assert_eq!(differing, [&json!(head)], "{report}");
+}
+
+#[test]
 fn a_directory_that_holds_anything_is_refused_before_anything_is_written() {
     let data = DataDir::new();
     history(&data, &[]);
@@ -387,10 +405,35 @@ fn a_directory_that_holds_anything_is_refused_before_anything_is_written() {
     assert!(why.contains("notes.txt"), "{why}");
 }
 
-/// A commit, its snapshot and its new blob, in a pack of the repository that no event names.
-fn stored_and_never_named(objects: &Path, repo: &str, local: &Repository, commit: &str) {
-    let blob = local.tree(commit)["stray.txt"].clone();
-    let held = mpack::objects_of(local, &[commit.to_owned()], &[blob]);
+#[test]
+fn a_directory_whose_recovery_is_not_finished_is_opened_by_nothing_else() {
+    let data = DataDir::new();
+    history(&data, &[]);
+    let objects = data.path().join("objects");
+    let old_log = marked(&objects);
+    lose_the_log(&data);
+    // A pack that cannot be opened now is no damage: the recovery ends there, and goes on later.
+    let pack = packs_in(&objects).pop().unwrap();
+    let bytes = fs::read(&pack).unwrap();
+    fs::remove_file(&pack).unwrap();
+    std::os::unix::fs::symlink(&pack, &pack).unwrap();
+    let command = ["restore", "--from-packs", "--replace-log", &old_log];
+    refused(&data, &command, 3);
+    assert_eq!(marked(&objects), old_log, "nothing was taken over before every pack was read");
+    for other in [&["repo", "create", "alice/new"][..], &["serve", "--listen", "127.0.0.1:0"]] {
+        let why = refused(&data, other, 3);
+        assert!(why.contains("--from-packs"), "{other:?}: {why}");
+    }
+    fs::remove_file(&pack).unwrap();
+    fs::write(&pack, bytes).unwrap();
+    assert_eq!(names(&recovered(&data, &[])).len(), 2);
+    data.json(&["status"]);
+}
+
+/// Commits with their snapshots, and blobs, in a pack of the repository that no event names.
+fn stored_and_never_named(objects: &Path, repo: &str, local: &Repository, commits: &[&str], blobs: &[String]) {
+    let commits: Vec<String> = commits.iter().map(|commit| (*commit).to_owned()).collect();
+    let held = mpack::objects_of(local, &commits, blobs);
     let bytes = mpack::write(repo, &"07".repeat(16), 7, &held);
     let path = objects.join(StoreKey::pack(sha256_hex(&bytes).parse().unwrap()).as_str());
     fs::create_dir_all(path.parent().unwrap()).unwrap();

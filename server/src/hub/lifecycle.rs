@@ -18,7 +18,7 @@ use reprise_engine::{
 };
 use reprise_projections::Projections;
 
-use crate::hub::{Hub, HubParts, Limits, Secret, archive, bucket::BucketPlace};
+use crate::hub::{Hub, HubParts, Limits, Secret, archive, bucket::BucketPlace, lost_log};
 
 /// What to open.
 #[derive(Clone, Debug)]
@@ -38,8 +38,15 @@ pub struct Directory {
 impl Hub {
     /// Opens a data directory. Blocking. Returns before the projections are caught up.
     ///
-    /// Errors: `Conflict` naming the holder when another process has the directory; what the engine says otherwise.
+    /// Errors: `Conflict` naming the holder when another process has the directory; `Invalid` while a recovery from packs is not
+    /// finished there; what the engine says otherwise.
     pub fn open(directory: Directory) -> Result<Hub> {
+        lost_log::refuse_unfinished(&directory.data)?;
+        Hub::open_unfinished(directory)
+    }
+
+    /// The same for the recovery itself.
+    pub(crate) fn open_unfinished(directory: Directory) -> Result<Hub> {
         let Directory { data, limits, create_on_push, holder, bucket } = directory;
         let random: Arc<dyn Random> = Arc::new(SystemRandom);
         let disk = Arc::new(RealDisk::new(data.clone()));

@@ -23,7 +23,7 @@ mod retell;
 mod survey;
 
 pub use damaged::{DamagedPack, Differing, Said};
-pub use place::PacksAt;
+pub use place::{PacksAt, refuse_unfinished};
 pub use report::{Recovered, Report};
 
 use place::Place;
@@ -65,7 +65,7 @@ pub fn recover(order: &Order, listener: Listener<'_>) -> Result<Report> {
 }
 
 fn open(order: &Order) -> Result<Hub> {
-    Hub::open(Directory {
+    Hub::open_unfinished(Directory {
         data: order.data.clone(),
         limits: Limits::default(),
         create_on_push: None,

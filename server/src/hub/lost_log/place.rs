@@ -1,7 +1,8 @@
 //! Where a recovery works: the data directory, the store that packs are read from, and the one they end in.
 //!
 //! Invariants: a directory with anything in it but what an interrupted recovery of the same packs left is refused before
-//! anything is written; `DATA/recovery/NOTE` is durable before anything else is; what is left of the old log is set aside at
+//! anything is written; `DATA/recovery/NOTE` is durable before anything else is, and until the end nothing else opens the
+//! directory; what is left of the old log is set aside at
 //! most once, never that of the new one.
 
 use std::{path::PathBuf, sync::Arc};
@@ -273,6 +274,18 @@ fn refuse_used(disk: &dyn Disk, packs: &PacksAt) -> Result<()> {
         false => format!("there is {first} in it: give an empty directory"),
     };
     Err(Error::new(ErrorKind::Conflict, format!("a new log begins in an empty data directory only: {what}")))
+}
+
+/// Refuses a directory whose recovery has not come to its end: its log names only some of the packs, so that it would pass for
+/// less than there is, and packs for garbage.
+pub fn refuse_unfinished(data: &std::path::Path) -> Result<()> {
+    let Some(note) = read_note(&RealDisk::for_reading(data.to_owned()))? else { return Ok(()) };
+    let text = format!(
+        "a recovery of the packs in {} was begun in this directory and is not finished: run `reprise restore --from-packs` again, \
+         as it was run",
+        note.packs
+    );
+    Err(Error::invalid(text))
 }
 
 fn read_note(disk: &dyn Disk) -> Result<Option<Note>> {
