@@ -7,13 +7,14 @@
 use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use crate::{
-    disk::{DiskFile, read_exact_at},
+    disk::{Disk, DiskFile, read_exact_at},
+    doctor,
     engine::SegmentInfo,
     error::{Error, Result},
-    id::Position,
+    id::{ChainHash, LogId, Position},
     log::{bucket::BucketLog, drive::Drive, fields::size, files::LOG_DIR, header::segment_name, survey::read_trailer},
     planted::{self, PlantedBug},
-    store::StoreKey,
+    store::{StoreKey, files::StoreFiles},
 };
 
 /// Where the log is sealed in the object store, and what is to be brought there.
@@ -29,6 +30,21 @@ struct Unswept {
     segment: SegmentInfo,
     /// What the bucket has was compared here.
     compared: bool,
+}
+
+/// How a sealed segment that the store has taken is there and here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AtRest {
+    /// The same bytes.
+    Same,
+    /// Gone from the store, sound here.
+    Missing,
+    /// Damaged in the store, sound here: what is wrong.
+    There(String),
+    /// Sound in the store, damaged here: what is wrong.
+    Here(String),
+    /// Neither proves itself: what is wrong.
+    Neither(String),
 }
 
 /// What one step did.
@@ -65,6 +81,11 @@ impl Archiver {
         self.bucket.floor().last
     }
 
+    /// Ordinal of the first write behind them: the slots before it are deleted, or left over.
+    pub fn ordinal(&self) -> u64 {
+        self.bucket.floor().ordinal
+    }
+
     /// The sealed segment that comes next, if there is one.
     pub fn next(&self) -> Option<SegmentInfo> {
         let first = self.position().next();
@@ -85,7 +106,7 @@ impl Archiver {
             if planted::is(PlantedBug::SlotsGoBeforeSegment) {
                 self.delete_slots(&segment)?;
             }
-            self.bring(&segment)?;
+            bring(&self.drive, segment.first)?;
         }
         let chain = crate::follow::chain_at(&self.drive, segment.last)?;
         self.bucket.begin_behind(chain.map(|chain| (segment.first, segment.last, chain)).into_iter())?;
@@ -146,41 +167,94 @@ impl Archiver {
         self.drive.parts.store.delete_all(&slots)
     }
 
-    /// Puts a segment's file under its key and compares what stands there then.
-    fn bring(&self, segment: &SegmentInfo) -> Result<()> {
-        let key = StoreKey::segment(segment.first);
-        let file = self.open(segment)?;
-        let len = file.len()?;
-        if read_trailer(&*file, len, &mut 0)?.is_none() {
-            return Err(Error::corrupt(file.path(), len, "a segment that was sealed has no sound footer"));
-        }
-        let mut staged = self.drive.parts.store.stage()?;
-        for (at, count) in pieces(len) {
-            let mut bytes = vec![0; size(count)];
-            read_exact_at(&*file, &mut bytes, at)?;
-            staged.write(&bytes)?;
-        }
-        staged.commit(&key)?;
-        self.compare(segment)
-    }
-
     /// `Corrupt` unless the store has a segment's file byte for byte.
     fn compare(&self, segment: &SegmentInfo) -> Result<()> {
         let key = StoreKey::segment(segment.first);
-        let file = self.open(segment)?;
-        for (at, count) in pieces(file.len()?) {
-            let mut bytes = vec![0; size(count)];
-            read_exact_at(&*file, &mut bytes, at)?;
-            if self.drive.parts.store.read(&key, at, count)? != bytes {
-                return Err(Error::corrupt(key.as_str(), at, "what was stored is not what was sent"));
-            }
+        match differs(&self.drive, &*open(&self.drive, segment.first)?, &key)? {
+            None => Ok(()),
+            Some(at) => Err(Error::corrupt(key.as_str(), at, "what was stored is not what was sent")),
         }
-        Ok(())
     }
+}
 
-    fn open(&self, segment: &SegmentInfo) -> Result<Box<dyn DiskFile>> {
-        self.drive.parts.disk.open(&format!("{LOG_DIR}/{}", segment_name(segment.first)))
+/// Puts a sealed segment's file under its key and compares what stands there then.
+pub(crate) fn bring(drive: &Drive, first: Position) -> Result<()> {
+    let store = &drive.parts.store;
+    let key = StoreKey::segment(first);
+    let file = open(drive, first)?;
+    let len = file.len()?;
+    if read_trailer(&*file, len, &mut 0)?.is_none() {
+        return Err(Error::corrupt(file.path(), len, "a segment that was sealed has no sound footer"));
     }
+    let mut staged = store.stage()?;
+    for (at, count) in pieces(len) {
+        staged.write(&read(&*file, at, count)?)?;
+    }
+    staged.commit(&key)?;
+    match differs(drive, &*file, &key)? {
+        None => Ok(()),
+        Some(at) => Err(Error::corrupt(key.as_str(), at, "what was stored is not what was sent")),
+    }
+}
+
+/// Compares a sealed segment here with the one in the store; where they differ, finds out which of them proves itself.
+pub(crate) fn judge(drive: &Arc<Drive>, first: Position) -> Result<AtRest> {
+    let (key, store) = (StoreKey::segment(first), drive.parts.store.clone());
+    let missing = match differs(drive, &*open(drive, first)?, &key) {
+        Ok(None) => return Ok(AtRest::Same),
+        Ok(Some(_)) => false,
+        Err(error) if error.is_not_found() => true,
+        Err(error) => return Err(error),
+    };
+    let before =
+        first.0.checked_sub(1).map(Position).map(|before| crate::follow::chain_at(drive, before)).transpose()?;
+    let Some(before) = before.flatten() else {
+        return Err(Error::corrupt(key.as_str(), 0, "the chained hash before it is not known"));
+    };
+    let place = (drive.log, first, before);
+    let here = wrong(&*drive.parts.disk, &format!("{LOG_DIR}/{}", segment_name(first)), place)?;
+    let there = if missing { None } else { wrong(&StoreFiles::new(store), key.as_str(), place)? };
+    Ok(match (here, there) {
+        (None, None) if missing => AtRest::Missing,
+        // They differ where nobody looks.
+        (None, None) => AtRest::Same,
+        (None, Some(why)) => AtRest::There(why),
+        (Some(why), None) if missing => AtRest::Neither(format!("{key} is gone, and {why}")),
+        (Some(why), None) => AtRest::Here(why),
+        (Some(here), Some(there)) => AtRest::Neither(format!("{there}; {here}")),
+    })
+}
+
+/// What is wrong with a segment, if it does not prove itself.
+fn wrong(disk: &dyn Disk, path: &str, place: (LogId, Position, ChainHash)) -> Result<Option<String>> {
+    match doctor::prove_sealed(disk, path, place) {
+        Ok(_) => Ok(None),
+        Err(error) if error.is_corrupt() => Ok(Some(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where the store has other bytes than a file, if it does.
+fn differs(drive: &Drive, file: &dyn DiskFile, key: &StoreKey) -> Result<Option<u64>> {
+    let (store, len) = (&drive.parts.store, file.len()?);
+    let there = store.size(key)?;
+    for (at, count) in pieces(len.min(there)) {
+        let (here, there) = (read(file, at, count)?, store.read(key, at, count)?);
+        if let Some(offset) = here.iter().zip(&there).position(|(here, there)| here != there) {
+            return Ok(Some(at + offset as u64));
+        }
+    }
+    Ok((len != there).then(|| len.min(there)))
+}
+
+fn open(drive: &Drive, first: Position) -> Result<Box<dyn DiskFile>> {
+    drive.parts.disk.open(&format!("{LOG_DIR}/{}", segment_name(first)))
+}
+
+fn read(file: &dyn DiskFile, at: u64, count: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; size(count)];
+    read_exact_at(file, &mut bytes, at)?;
+    Ok(bytes)
 }
 
 /// Offset and length of every piece.

@@ -58,6 +58,10 @@ impl State {
     /// Whether `conditions` and what `events` imply hold now.
     pub(crate) fn judge(&self, conditions: &[Condition], events: &[EventBody]) -> Result<(), Reason> {
         conditions.iter().try_for_each(|condition| self.holds(condition))?;
+        let delivers = events.iter().any(|event| matches!(event, EventBody::ObjectsReceived(_)));
+        if delivers && !conditions.iter().any(|condition| matches!(condition, Condition::NoSweepSince(_))) {
+            self.holds(&Condition::NoSweepSince(Position::ZERO))?;
+        }
         let mut made = BTreeSet::new();
         events.iter().try_for_each(|event| self.allows(event, &mut made))?;
         one_move_each(events)
@@ -82,6 +86,7 @@ impl State {
                 self.fold_release(release.repo, &release.tag, false, undo);
             }
             EventBody::ObjectsReceived(objects) => self.touch(objects.repo, at, has_records(objects), undo),
+            EventBody::PacksRelocated(_) => self.touch(SWEEPS, at, false, undo),
             other => {
                 if let Some(repo) = repo_of(other) {
                     self.touch(repo, at, false, undo);
@@ -115,6 +120,7 @@ impl State {
             Condition::RefIs { repo, name, head } => return self.ref_is(*repo, name, *head),
             Condition::NoRefs(repo) => self.live(*repo).is_some_and(|state| state.heads.is_empty()),
             Condition::NoRecordsSince(repo, at) => self.live(*repo).is_some_and(|state| state.records <= *at),
+            Condition::NoSweepSince(at) => self.repos.get(&SWEEPS).is_none_or(|swept| swept.last <= *at),
             Condition::ReleaseExists { repo, tag, exists } => {
                 self.live(*repo).is_some_and(|state| state.releases.contains(tag) == *exists)
             }
@@ -265,6 +271,9 @@ impl State {
     }
 }
 
+/// No repository: its last event is the last one about packs alone. It is stored like a repository that is gone.
+const SWEEPS: RepoId = RepoId([0; 16]);
+
 /// The repository that an event belongs to, if it belongs to one.
 pub(crate) fn repo_of(event: &EventBody) -> Option<RepoId> {
     match event {
@@ -319,4 +328,70 @@ fn clashes<'a>(heads: &'a BTreeMap<String, ObjectId>, name: &'a str) -> impl Ite
     let above = name.match_indices('/').filter_map(|(at, _)| heads.get_key_value(&name[..at]));
     let below = heads.range(format!("{name}/")..).take_while(move |(other, _)| is_path_prefix(name, other));
     above.chain(below).map(|(other, _)| other.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::{
+        event::{PacksRelocated, Visibility},
+        id::{PackId, PushId, TableHash},
+        log::state_codec,
+    };
+
+    const REPO: RepoId = RepoId([7; 16]);
+
+    fn event(position: u64, body: EventBody) -> Event {
+        Event { position: Position(position), time_ms: 0, push: PushId([1; 16]), actor: String::new(), body }
+    }
+
+    fn created() -> EventBody {
+        let text = |text: &str| text.to_owned();
+        EventBody::RepoCreated(RepoRecord {
+            repo: REPO,
+            owner: text("alice"),
+            slug: text("etude"),
+            domain: String::new(),
+            default_branch: String::new(),
+            visibility: Visibility::Public,
+            created_ms: 0,
+        })
+    }
+
+    fn delivered() -> EventBody {
+        EventBody::ObjectsReceived(ObjectsReceived {
+            repo: REPO,
+            pack: PackId([3; 32]),
+            pack_bytes: 0,
+            table_hash: TableHash([0; 32]),
+            rows: Vec::new(),
+            snapshots: Vec::new(),
+            commits: Vec::new(),
+        })
+    }
+
+    fn taken(state: &State, since: Option<u64>) -> bool {
+        let conditions: Vec<_> = since.map(|since| Condition::NoSweepSince(Position(since))).into_iter().collect();
+        state.judge(&conditions, &[delivered()]).is_ok()
+    }
+
+    #[test]
+    fn a_pack_that_was_stored_before_a_sweep_began_is_never_named_after_it() {
+        let (mut state, mut undo) = (State::default(), Vec::new());
+        state.fold(&event(1, created()), &mut undo);
+        assert!(taken(&state, None) && taken(&state, Some(0)));
+        undo.clear();
+        state.fold(&event(2, EventBody::PacksRelocated(PacksRelocated { packs: Vec::new() })), &mut undo);
+        let stored = state_codec::decode(&state_codec::encode(&state)).unwrap();
+        assert_eq!(stored, state);
+        for state in [&state, &stored] {
+            assert!(!taken(state, Some(1)) && taken(state, Some(2)));
+            assert!(!taken(state, None), "one that does not say when counts as of the beginning");
+            assert!(state.judge(&[], &[EventBody::PacksRelocated(PacksRelocated { packs: Vec::new() })]).is_ok());
+        }
+        state.undo(undo);
+        assert!(taken(&state, None), "a sweep that was not written never began");
+    }
 }

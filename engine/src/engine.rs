@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    archive::Archiver,
+    archive::{self, Archiver, AtRest},
     clock::{Clock, Random},
     disk::Disk,
     error::{Error, ErrorKind, Result},
@@ -129,6 +129,10 @@ pub enum Condition {
     NoRefs(RepoId),
     /// No snapshot or commit was delivered to the repository after this position.
     NoRecordsSince(RepoId, Position),
+    /// No packs were retired, and no sweep began, after this position. Every proposal that delivers packs says where the log ended
+    /// before the first of them was stored; one that says nothing counts as of the beginning. So a sweep that has begun is never
+    /// overtaken by a pack that it may have seen unnamed (README, decision 14).
+    NoSweepSince(Position),
     /// Whether the repository has a release with this tag.
     ReleaseExists {
         /// Of which repository.
@@ -416,6 +420,18 @@ impl Engine {
     /// Brings sealed segments into the object store. Make one per engine.
     pub fn archiver(&self) -> Result<Archiver> {
         Archiver::new(self.inner.drive.clone())
+    }
+
+    /// How a sealed segment that the store has taken is there, beside the one here.
+    pub fn judge_archived(&self, first: Position) -> Result<AtRest> {
+        archive::judge(&self.inner.drive, first)
+    }
+
+    /// Brings a sealed segment that the store had once, and compares what stands there then.
+    ///
+    /// Errors: `Corrupt` if other bytes stand under its key.
+    pub fn bring_again(&self, first: Position) -> Result<()> {
+        archive::bring(&self.inner.drive, first)
     }
 
     /// Up to where the object store has the log in sealed segments, as the archiver has seen it.

@@ -315,6 +315,11 @@ impl View {
         Ok(models::storage_uri::get(self.rows()?, pack)?.and_then(|place| place.uri))
     }
 
+    /// Whether any event names a pack, also one that is retired by now.
+    pub fn is_named(&self, pack: PackId) -> Result<bool> {
+        Ok(models::storage_uri::get(self.rows()?, pack)?.is_some())
+    }
+
     /// Parked repositories and why.
     pub fn parked(&self) -> Result<&BTreeMap<RepoId, String>> {
         match &self.content {

@@ -13,7 +13,7 @@ use reprise_engine::{
         ReleasePublished, ReleaseRetracted, RepoDeleted, RepoRecord, RowsCondemned, Scope, SnapshotFacts, TagRecord,
         TagsDeleted, TagsSet, TokenRecord, Visibility,
     },
-    id::{Kind, ObjectId, PackId, PushId, RecordHash, RepoId, TableHash, TokenHash, TokenId},
+    id::{Kind, ObjectId, PackId, Position, PushId, RecordHash, RepoId, TableHash, TokenHash, TokenId},
 };
 
 use crate::seeds;
@@ -236,7 +236,7 @@ impl Iterator for History {
             [EventBody::RepoCreated(record)] => {
                 vec![Condition::NameFree { owner: record.owner.clone(), slug: record.slug.clone() }]
             }
-            _ => Vec::new(),
+            _ => vec![UNSWEPT],
         };
         Some(Proposal {
             push: PushId(push),
@@ -259,7 +259,7 @@ pub fn late() -> Proposal {
         EventBody::ObjectsReceived(delivery(&mut random, repo, POOL)),
         EventBody::RefsUpdated(RefsUpdated { repo, updates }),
     ];
-    Proposal { push: PushId([0xee; 16]), fingerprint: 0, actor: "tester".to_owned(), conditions: Vec::new(), events }
+    Proposal { push: PushId([0xee; 16]), fingerprint: 0, actor: "tester".to_owned(), conditions: vec![UNSWEPT], events }
 }
 
 /// What kind of event it is.
@@ -376,3 +376,6 @@ fn pick<'a, T>(random: &mut StdRng, from: &'a [T]) -> Option<&'a T> {
 const POOL: u8 = 60;
 /// Apart from the streams of those who use the same seed.
 const HISTORY_STREAM: u64 = 0x4849_5354;
+
+/// Nobody sweeps these packs, whatever events about packs say.
+const UNSWEPT: Condition = Condition::NoSweepSince(Position(u64::MAX));

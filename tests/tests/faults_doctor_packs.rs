@@ -139,6 +139,7 @@ fn packs_whose_store_is_not_there_are_not_looked_at() {
     let patient = Patient {
         disk,
         pack_files: Arc::new(SimDisk::new()),
+        bucket: None,
         pack_root: "objects/",
         random: Arc::new(SeededRandom::new(5)),
     };

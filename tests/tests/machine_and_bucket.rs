@@ -7,24 +7,21 @@ use std::{
     io::Write,
     net::{Shutdown, TcpStream},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reprise_engine::{id::Position, store::StoreKey};
 use reprise_tests::{
-    bucket::{Bucket, Fault, Faults},
+    bucket::{
+        Bucket, Fault, Faults,
+        machine::{URL, machine, until},
+    },
     client::{Repository, Request, Value, clone, http::read_response, ls_remote, push},
     fixtures,
     server_process::{DataDir, ServerProcess},
 };
 use sha2::{Digest, Sha256};
-
-const URL: &str = "s3://reprise/hub";
-
-fn machine(bucket: &Bucket) -> DataDir {
-    bucket.environment().iter().fold(DataDir::new(), |data, (name, value)| data.env(name, value))
-}
 
 fn serve(data: &DataDir, more: &[&str]) -> ServerProcess {
     let server = data.serve_with(&[&["--bucket", URL], more].concat());
@@ -47,14 +44,6 @@ fn check_clone(server: &ServerProcess, local: &Repository) {
         assert_eq!(cloned.head(branch), local.head(branch), "{branch}");
         cloned.check_complete(cloned.head(branch)).unwrap();
         assert_eq!(cloned.tree(cloned.head(branch)), local.tree(local.head(branch)), "{branch}");
-    }
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within a minute");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -103,6 +103,33 @@ pub fn make_dir(disk: &dyn Disk, dir: &str) -> Result<()> {
     disk.sync_dir(parent(dir))
 }
 
+/// All of a file; `None` if it is not there. `Corrupt` if it has more than `bytes_max`.
+pub fn read_file(disk: &dyn Disk, path: &str, bytes_max: u64) -> Result<Option<Vec<u8>>> {
+    let file = match disk.open(path) {
+        Err(error) if error.is_not_found() => return Ok(None),
+        file => file?,
+    };
+    let len = file.len()?;
+    let len = usize::try_from(len).ok().filter(|_| len <= bytes_max);
+    let mut bytes = vec![0; len.ok_or_else(|| Error::corrupt(path, bytes_max, "it is longer than it ever gets"))?];
+    read_exact_at(&*file, &mut bytes, 0)?;
+    Ok(Some(bytes))
+}
+
+/// Gives a file this content, in one step: it has the old one or the new one, whatever happens. Durable when this returns.
+pub fn replace_file(disk: &dyn Disk, path: &str, bytes: &[u8]) -> Result<()> {
+    let new = format!("{path}.new");
+    match disk.remove(&new) {
+        Err(error) if !error.is_not_found() => return Err(error),
+        _ => {}
+    }
+    let file = disk.create_new(&new)?;
+    write_all_at(&*file, bytes, 0)?;
+    file.sync_data()?;
+    disk.rename(&new, path)?;
+    disk.sync_dir(parent(path))
+}
+
 /// The directory part of a relative path; `""` for a top-level name.
 pub fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(dir, _)| dir)

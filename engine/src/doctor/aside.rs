@@ -18,12 +18,16 @@ const PIECE_BYTES: usize = 256 << 10;
 
 /// Keeps a copy of `path` under `damaged/<stamp>/`, durably. Returns its name.
 pub(super) fn keep(disk: &dyn Disk, path: &str, stamp: &str) -> Result<String> {
-    let from = disk.open(path)?;
+    keep_aside(&*disk.open(path)?, disk, path, stamp)
+}
+
+/// Keeps a copy of `from`, wherever it lies, as `path` under `damaged/<stamp>/` of `disk`, durably. Returns its name.
+pub fn keep_aside(from: &dyn DiskFile, disk: &dyn Disk, path: &str, stamp: &str) -> Result<String> {
     let kept = free_name(disk, path, stamp)?;
     disk::make_dir(disk, parent(&kept))?;
     remove_if_there(disk, COPIED)?;
     let to = disk.create_new(COPIED)?;
-    copy(&*from, &*to, (0, from.len()?), 0)?;
+    copy_whole(from, &*to)?;
     to.sync_data()?;
     disk.rename(COPIED, &kept)?;
     disk.sync_dir(parent(&kept))?;

@@ -21,7 +21,6 @@ use crate::{
         header::{BLOCK_LEN, position_of_name, segment_name},
         scan::{RawGroup, look_beyond},
     },
-    store::{ObjectStore, directory::DirectoryStore},
 };
 
 /// Looks at everything.
@@ -36,10 +35,10 @@ pub(super) fn examine(files: &Files, packs: bool, listener: Listener<'_>) -> Res
     }
     let anchor = read_anchor(disk)?;
     let log = log_of(disk, &firsts, anchor.as_ref())?;
-    let store = DirectoryStore::new(files.pack_files.clone(), files.random.clone());
+    let store = files.packs();
     let claimed = log.map_or(Ok(()), |log| store.claim(log, false));
     // Of a store that is not there, every pack would be missing.
-    let packs = (packs && claimed.is_ok()).then(|| DamagedPacks::new(&store, files));
+    let packs = (packs && claimed.is_ok()).then(|| DamagedPacks::new(&*store, files));
     let mut examination = Examination {
         files,
         diagnosis: Diagnosis { log, ..Diagnosis::default() },
@@ -332,7 +331,7 @@ impl Examination<'_> {
     fn packs(&mut self, not_ours: Option<Error>) -> Result<()> {
         // A log without events has promised nothing about its packs.
         if let Some(error) = not_ours.filter(|_| self.reached.next > Position(1)) {
-            let file = format!("{}{}", self.files.pack_root, error.file().unwrap_or("STORE"));
+            let file = format!("{}{}", self.files.pack_root(), error.file().unwrap_or("STORE"));
             self.note(&file, (0, None), &format!("{error}: no pack was looked at"), Remedy::Person);
         }
         let Some(packs) = self.packs.take() else { return Ok(()) };

@@ -19,6 +19,7 @@ use crate::{
     error::{Error, Result},
     id::{LogId, Position},
     log::files::{LOCK, LOG_DIR},
+    store::{ObjectStore, StoreKey, directory::DirectoryStore},
 };
 
 mod aside;
@@ -29,11 +30,14 @@ mod gaps;
 mod mend;
 mod packs;
 mod place;
+mod prove;
 mod sectors;
 mod segment;
 mod treat;
 
+pub use aside::keep_aside;
 pub use copies::Copies;
+pub use prove::prove_sealed;
 pub use treat::{BeforeCut, Orders, Treatment};
 
 /// What a patient consists of.
@@ -45,6 +49,8 @@ pub struct Patient {
     pub pack_files: Arc<dyn Disk>,
     /// Where the pack store is under `disk`, for people: `""`, or a directory with a `/` behind it.
     pub pack_root: &'static str,
+    /// Where the packs are instead, if they are in a bucket: nothing is written there.
+    pub bucket: Option<Arc<dyn ObjectStore>>,
     /// For salts, and for the pack store, which is opened anew for each examination: it keeps files open that a treatment replaces.
     pub random: Arc<dyn Random>,
 }
@@ -56,6 +62,7 @@ struct Files {
     pack_files: Arc<dyn Disk>,
     unreadable_packs: Arc<Unreadable>,
     pack_root: &'static str,
+    bucket: Option<Arc<dyn ObjectStore>>,
     random: Arc<dyn Random>,
 }
 
@@ -138,9 +145,9 @@ impl fmt::Display for Remedy {
         to.write_str(match self {
             Remedy::NextStart => "nothing to do: the next start sees to it",
             Remedy::Derive => "--repair makes it anew from intact bytes",
-            Remedy::Copy => "--repair --from DIR takes it from an intact copy, if DIR has one",
+            Remedy::Copy => "--repair takes it from an intact copy, if there is one: the directory's bucket, or --from DIR",
             Remedy::CopyOrPush => {
-                "--repair --from DIR takes it from an intact copy; or start the server, let `reprise verify --deep` condemn it, and push \
+                "--repair --from DIR takes it from an intact copy; or start the server, let `reprise scrub` condemn it, and push \
                  the same content again"
             }
             Remedy::Push => "start the server and push the same content again: nothing else makes readers find it",
@@ -206,7 +213,7 @@ impl Doctor {
 
 impl Files {
     fn of(patient: Patient) -> Files {
-        let Patient { disk, pack_files, pack_root, random } = patient;
+        let Patient { disk, pack_files, pack_root, bucket, random } = patient;
         let (unreadable, unreadable_packs) = (Arc::<Unreadable>::default(), Arc::<Unreadable>::default());
         Files {
             disk: Arc::new(Forgiving::new(disk, Arc::clone(&unreadable))),
@@ -214,7 +221,25 @@ impl Files {
             pack_files: Arc::new(Forgiving::new(pack_files, Arc::clone(&unreadable_packs))),
             unreadable_packs,
             pack_root,
+            bucket,
             random,
+        }
+    }
+
+    /// The pack store.
+    fn packs(&self) -> Arc<dyn ObjectStore> {
+        match &self.bucket {
+            Some(bucket) => Arc::clone(bucket),
+            None => Arc::new(DirectoryStore::new(self.pack_files.clone(), self.random.clone())),
+        }
+    }
+
+    /// What stands before a key of it, for people.
+    fn pack_root(&self) -> String {
+        let mark = StoreKey::mark();
+        match &self.bucket {
+            Some(bucket) => bucket.uri(&mark).trim_end_matches(mark.as_str()).to_owned(),
+            None => self.pack_root.to_owned(),
         }
     }
 }

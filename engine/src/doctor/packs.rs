@@ -132,8 +132,9 @@ impl DamagedPacks<'_> {
     /// What is still damaged, and what is condemned though its pack is sound.
     pub(super) fn findings(self) -> impl Iterator<Item = Finding> {
         let DamagedPacks { files, damaged, mut condemned, beyond, .. } = self;
+        let root = files.pack_root();
         let finding = |file: String, offset, problem, remedy| Finding {
-            file: format!("{}{file}", files.pack_root),
+            file: format!("{root}{file}"),
             offset,
             bytes: None,
             problem,

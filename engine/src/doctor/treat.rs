@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Result},
     id::{LogId, PackId, Position},
     log::{files::ANCHOR, scan::read_up_to},
-    store::{ObjectStore, StoreKey, directory::DirectoryStore},
+    store::StoreKey,
 };
 
 /// What may be done.
@@ -159,8 +159,7 @@ impl Work<'_> {
         let Some(log) = self.from.as_ref().filter(|_| now.log.is_none()).map(Source::log).transpose()?.flatten() else {
             return Ok(now.log);
         };
-        let store = DirectoryStore::new(self.files.pack_files.clone(), self.files.random.clone());
-        Ok(store.claim(log, false).is_ok().then_some(log))
+        Ok(self.files.packs().claim(log, false).is_ok().then_some(log))
     }
 
     fn packs(&mut self, now: &Diagnosis) -> Result<()> {
@@ -180,6 +179,11 @@ impl Work<'_> {
     }
 
     fn pack(&mut self, path: &str) -> Result<()> {
+        if self.files.bucket.is_some() {
+            let help = "`reprise scrub --repair` puts the local copy there, if that is sound; else push the same content again";
+            self.left.push(format!("{path}: start the server: {help}"));
+            return Ok(());
+        }
         let name = path.rsplit('/').next().and_then(|name| name.strip_suffix(".pack"));
         let Some(pack) = name.and_then(|name| <[u8; 32]>::try_from(hex::decode(name).ok()?).ok()).map(PackId) else {
             return Ok(());

@@ -150,7 +150,8 @@ impl Published {
 
     /// The object store has the log up to `position`.
     pub(crate) fn archived(&self, position: Position) {
-        self.look().archived = position;
+        let mut shown = self.look();
+        shown.archived = shown.archived.max(position);
     }
 
     /// No group will come any more.

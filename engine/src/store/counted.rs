@@ -99,6 +99,18 @@ impl ObjectStore for CountedStore {
         self.store.without_copies()
     }
 
+    fn copies(&self) -> Option<&super::s3::Copies> {
+        self.store.copies()
+    }
+
+    fn uploads(&self) -> Result<Vec<super::BegunUpload>> {
+        self.store.uploads()
+    }
+
+    fn abort(&self, upload: &super::BegunUpload) -> Result<()> {
+        self.store.abort(upload)
+    }
+
     fn sweep_staged(&self) -> Result<usize> {
         self.store.sweep_staged()
     }

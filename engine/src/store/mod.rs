@@ -18,6 +18,7 @@ pub mod address;
 pub mod ahead;
 pub mod counted;
 pub mod directory;
+pub mod files;
 pub mod handover;
 pub mod memory;
 pub mod quarantine;
@@ -75,6 +76,12 @@ impl StoreKey {
         StoreKey("secrets/tickets.key".to_owned())
     }
 
+    /// The ordinal of the slot under this key, if it is the key of one.
+    pub fn slot_ordinal(&self) -> Option<u64> {
+        let ordinal = self.0.rsplit('/').next()?.strip_suffix(".slot")?.parse().ok()?;
+        (StoreKey::slot(ordinal) == *self).then_some(ordinal)
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -94,6 +101,15 @@ pub enum Created {
     New,
     /// The same bytes were there before, and are durable.
     Existed,
+}
+
+/// An upload in parts that a store knows of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BegunUpload {
+    /// What it was to become.
+    pub key: StoreKey,
+    /// The store's name for it.
+    pub id: String,
 }
 
 /// Immutable bytes under keys.
@@ -137,6 +153,18 @@ pub trait ObjectStore: Send + Sync {
     /// nothing is kept.
     fn without_copies(&self) -> Option<Arc<dyn ObjectStore>> {
         None
+    }
+    /// What this server keeps of it beside, if it keeps anything.
+    fn copies(&self) -> Option<&s3::Copies> {
+        None
+    }
+    /// Uploads that were begun in the store itself and not ended, by anybody: under way, or abandoned.
+    fn uploads(&self) -> Result<Vec<BegunUpload>> {
+        Ok(Vec::new())
+    }
+    /// Ends such an upload without effect; fine if it is over.
+    fn abort(&self, upload: &BegunUpload) -> Result<()> {
+        Err(Error::not_found(format!("no upload of {} is known", upload.key)))
     }
     /// Removes what interrupted uploads left behind; called once at open. Returns how many.
     fn sweep_staged(&self) -> Result<usize>;

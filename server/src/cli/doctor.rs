@@ -16,6 +16,7 @@ use reprise_engine::{
     disk::{self, Disk, real::RealDisk},
     doctor::{BeforeCut, Copies, Diagnosis, Doctor, Finding, Orders, Patient, Treatment},
     id::Position,
+    store::{ObjectStore, files::StoreFiles},
 };
 use serde_json::{Value, json};
 
@@ -23,6 +24,7 @@ use crate::{
     cli::{failure::Failure, output::Output},
     hub::{
         Hub,
+        bucket::BucketPlace,
         lifecycle::{INDEX, OBJECTS},
     },
     shutdown,
@@ -32,8 +34,8 @@ use crate::{
 #[derive(Args, Debug)]
 #[command(
     after_help = "Reads every byte of the log and of every pack, and changes nothing. With --repair it does what it said can be
-done: what can be made anew from intact bytes, what --from has, and, only if you name the loss, the cut of a log whose
-events cannot be read. Whatever it replaces is kept first, under DIR/damaged/ (packs: DIR/objects/damaged/). Indexes need no
+done: what can be made anew from intact bytes, what --from (or else the directory's bucket) has, and, only if you name the loss,
+the cut of a log whose events cannot be read. Packs of a directory that has a bucket are read there, and nothing is written there. Whatever it replaces is kept first, under DIR/damaged/ (packs: DIR/objects/damaged/). Indexes need no
 doctor: they are checked and folded again whenever a server starts.
 Exit code 1 when something is damaged and stays so, 3 when it was stopped or could not go on.
 
@@ -46,7 +48,7 @@ pub struct DoctorCommand {
     /// Do what can be done
     #[arg(long)]
     repair: bool,
-    /// A copy of the data directory (or of its log/) to take intact bytes from; it is not changed
+    /// A copy of the data directory (or of its log/) to take intact bytes from, instead of the bucket; it is not changed
     #[arg(long, value_name = "DIR", requires = "repair")]
     from: Option<PathBuf>,
     /// Give up the events after this position, which must be the one that the diagnosis names
@@ -95,7 +97,9 @@ impl DoctorCommand {
     }
 
     fn work(&self, data: &Path, go_on: &mut dyn FnMut(u64, u64) -> bool) -> Result<Report, Error> {
-        let doctor = Doctor::admit(patient(data), &format!("reprise doctor, process {}", std::process::id()))?;
+        let bucket = BucketPlace::noted(data)?.map(|place| place.at_rest(data)).transpose()?;
+        let patient = patient(data, bucket.clone());
+        let doctor = Doctor::admit(patient, &format!("reprise doctor, process {}", std::process::id()))?;
         let found = doctor.examine(!self.skip_packs, go_on)?;
         if !self.repair || found.is_healthy() {
             return Ok(Report { found, treatment: None });
@@ -106,7 +110,7 @@ impl DoctorCommand {
         };
         let stamp = stamp(SystemClock.now_ms());
         let orders = Orders {
-            from: self.from.as_ref().map(copies),
+            from: self.from.as_ref().map(copies).or_else(|| bucket.map(in_bucket)),
             accept_loss_after: self.accept_loss_after.map(Position),
             before_cut: Some(set_index_aside(data, &stamp)),
         };
@@ -218,8 +222,15 @@ fn diagnosis_text(found: &Diagnosis) -> Vec<String> {
     lines
 }
 
-fn patient(data: &Path) -> Patient {
+/// What a bucket has of the log is a copy like any other.
+fn in_bucket(bucket: Arc<dyn ObjectStore>) -> Copies {
+    let files: Arc<dyn Disk> = Arc::new(StoreFiles::new(bucket));
+    Copies { disk: Arc::clone(&files), pack_files: files }
+}
+
+fn patient(data: &Path, bucket: Option<Arc<dyn ObjectStore>>) -> Patient {
     Patient {
+        bucket,
         disk: Arc::new(RealDisk::new(data.to_owned())),
         pack_files: Arc::new(RealDisk::new(data.join(OBJECTS))),
         pack_root: PACKS_UNDER,

@@ -27,9 +27,11 @@ pub mod push;
 pub mod rebuild;
 pub mod repo;
 pub mod restore;
+pub mod scrub;
 pub mod serve;
 pub mod server_file;
 pub mod status;
+pub mod sweep;
 pub mod token;
 pub mod verify;
 pub mod verify_clone;
@@ -80,6 +82,10 @@ enum Command {
     Digest(digest::Digest),
     /// Check the log and every pack that it names
     Verify(verify::Verify),
+    /// Read all that rests in the log, the store and the bucket, at a pace; heal what can be
+    Scrub(scrub::ScrubCommand),
+    /// Delete what lies in the store and no event names
+    Sweep(sweep::Sweep),
     /// Say what is damaged in a directory that no server has open; mend it with --repair
     Doctor(doctor::DoctorCommand),
     /// Bring back a hub from its bucket alone, or from its packs alone
@@ -175,6 +181,8 @@ impl Command {
             Command::Rebuild(rebuild) => rebuild.run(client, output).await,
             Command::Digest(digest) => digest.run(client, output).await,
             Command::Verify(verify) => verify.run(client, output).await,
+            Command::Scrub(scrub) => scrub.run(client, output).await,
+            Command::Sweep(sweep) => sweep.run(client, output).await,
             Command::Projection(projection) => projection.run(client, output).await,
         }
     }
@@ -190,6 +198,7 @@ const EXAMPLES: &str = "Examples:
   reprise repo create alice/etude --private
   reprise token create --owner alice --scope write --expires 30d
   reprise verify --deep                             read and check every stored byte
+  reprise scrub --rate 20                           the same at 20 MB/s, and heal; goes on where it was stopped
   reprise doctor                                    say what is damaged and what can be done, with no server running
   reprise rebuild                                   fold every index again from the log
   reprise log --follow --json | jq .kind            watch what happens

@@ -7,13 +7,14 @@ use serde_json::Value;
 use crate::cli::{
     client::Client,
     failure::Failure,
-    output::{Output, plain},
+    output::{Output, Progress, plain},
 };
 
 /// Check the log and every pack that it names
 #[derive(Args, Debug)]
 #[command(after_help = "Without --deep: every byte of the log; of each pack its presence, size and table.
-Exit code 1 when something is damaged; each damage is named. A push of the same content heals it.")]
+Exit code 1 when something is damaged; each damage is named, nothing is changed. `reprise scrub` condemns what is damaged and
+cannot be made whole; then a push of the same content heals it.")]
 pub struct Verify {
     /// Read and check every byte of every pack
     #[arg(long)]
@@ -23,32 +24,40 @@ pub struct Verify {
 impl Verify {
     /// Does it.
     pub async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
-        let mut progress = output.progress("verifying");
-        let mut result = Value::Null;
-        let mut damaged = Vec::new();
-        let path = format!("/verify?deep={}", self.deep);
-        client
-            .stream(Method::POST, &path, &mut |line| {
-                if let Some(at) = line.get("progress") {
-                    progress.at(at["done"].as_u64().unwrap_or(0), at["total"].as_u64().unwrap_or(0));
-                } else if let Some(done) = line.get("result") {
-                    result = done.clone();
-                } else if damaged.len() < DAMAGED_LISTED_MAX {
-                    damaged.push(line);
-                }
-                Ok(())
-            })
-            .await?;
-        drop(progress);
-        if result.is_null() {
-            return Err(Failure::CouldNot("the answer ended without a result".to_owned()));
-        }
-        result["found"] = Value::Array(damaged);
-        output.value(&result, text)?;
-        match result["ok"].as_bool() {
-            Some(true) => Ok(()),
-            _ => Err(Failure::NotWell(format!("{} damaged", plain(&result["damaged"])))),
-        }
+        let result = walk(client, &format!("/verify?deep={}", self.deep), output.progress("verifying")).await?;
+        conclude(&result, output)
+    }
+}
+
+/// Asks for a walk over what is stored; its result, with what was found.
+pub(super) async fn walk(client: &Client, path: &str, mut progress: Progress) -> Result<Value, Failure> {
+    let mut result = Value::Null;
+    let mut found = Vec::new();
+    client
+        .stream(Method::POST, path, &mut |line| {
+            if let Some(at) = line.get("progress") {
+                progress.at(at["done"].as_u64().unwrap_or(0), at["total"].as_u64().unwrap_or(0));
+            } else if let Some(done) = line.get("result") {
+                result = done.clone();
+            } else if found.len() < FOUND_LISTED_MAX {
+                found.push(line);
+            }
+            Ok(())
+        })
+        .await?;
+    if result.is_null() {
+        return Err(Failure::CouldNot("the answer ended without a result".to_owned()));
+    }
+    result["found"] = Value::Array(found);
+    Ok(result)
+}
+
+/// Says the result.
+pub(super) fn conclude(result: &Value, output: &Output) -> Result<(), Failure> {
+    output.value(result, text)?;
+    match result["ok"].as_bool() {
+        Some(true) => Ok(()),
+        _ => Err(Failure::NotWell(format!("{} damaged", plain(&result["damaged"])))),
     }
 }
 
@@ -71,8 +80,17 @@ fn text(result: &Value) -> String {
         cell("damaged"),
         cell("healed"),
     ));
+    if !result["repaired"].is_null() {
+        lines.push(format!(
+            "{} segments in the bucket and {} local copies read; {} repaired, {} objects condemned",
+            cell("segments"),
+            cell("copies"),
+            cell("repaired"),
+            cell("condemned"),
+        ));
+    }
     lines.join("\n")
 }
 
-/// Damages that one result lists; all are counted.
-const DAMAGED_LISTED_MAX: usize = 10_000;
+/// Findings that one result lists; all are counted.
+const FOUND_LISTED_MAX: usize = 10_000;

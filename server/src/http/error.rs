@@ -78,6 +78,7 @@ fn reason_status(reason: &Reason) -> (StatusCode, Option<Duration>) {
             | Condition::NoRecordsSince(..)
             | Condition::ReleaseExists { exists: false, .. },
         ) => (StatusCode::CONFLICT, None),
+        Reason::Condition(Condition::NoSweepSince(_)) => (StatusCode::SERVICE_UNAVAILABLE, Some(RETRY_SOON)),
         Reason::RefNameClash { .. } | Reason::PushIdReused | Reason::Invalid(_) => {
             (StatusCode::UNPROCESSABLE_ENTITY, None)
         }

@@ -110,7 +110,7 @@ const OF_REPOSITORIES: [(&str, &str, Who, u16); 25] = [
 
 /// Endpoints of the server.
 #[rustfmt::skip]
-const OF_THE_SERVER: [(&str, &str, [u16; 10]); 17] = [
+const OF_THE_SERVER: [(&str, &str, [u16; 10]); 19] = [
     // Probes ask nobody who he is.
     //                                       anonymous unknown revoked expired stranger elsewhere reader writer admin operator
     ("GET",    "/health",                        [200, 200, 200, 200, 200, 200, 200, 200, 200, 200]),
@@ -124,6 +124,8 @@ const OF_THE_SERVER: [(&str, &str, [u16; 10]); 17] = [
     ("GET",    "/api/v1/status",                 [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
     ("GET",    "/api/v1/log",                    [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
     ("POST",   "/api/v1/verify",                 [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
+    ("POST",   "/api/v1/scrub",                  [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
+    ("POST",   "/api/v1/sweep",                  [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
     ("GET",    "/api/v1/projections",            [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
     ("POST",   "/api/v1/projections/rebuild",    [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),
     ("POST",   "/api/v1/projections/compare",    [401, 401, 401, 401, 403, 403, 403, 403, 403, 200]),

@@ -13,7 +13,7 @@ use std::{
 use reprise_engine::{
     Error, ErrorKind, Result,
     clock::{Random, SystemClock, SystemRandom, random16},
-    disk::{Disk, read_exact_at, real::RealDisk, write_all_at},
+    disk::{self, Disk, real::RealDisk},
     engine::{Parts, SegmentInfo},
     id::PackId,
     pack, restore,
@@ -45,13 +45,9 @@ pub struct BucketPlace {
 impl BucketPlace {
     /// The directory's note of its bucket; `None` if it has none.
     pub fn noted(data: &Path) -> Result<Option<BucketPlace>> {
-        let disk = RealDisk::new(data.to_owned());
-        let file = match disk.open(NOTE) {
-            Err(error) if error.is_not_found() => return Ok(None),
-            file => file?,
+        let Some(bytes) = disk::read_file(&RealDisk::new(data.to_owned()), NOTE, NOTE_BYTES_MAX)? else {
+            return Ok(None);
         };
-        let mut bytes = vec![0; usize::try_from(file.len()?.min(NOTE_BYTES_MAX)).unwrap_or(0)];
-        read_exact_at(&*file, &mut bytes, 0)?;
         let noted = serde_json::from_slice(&bytes);
         noted
             .map(Some)
@@ -61,15 +57,7 @@ impl BucketPlace {
     /// Notes it, durable before its name is.
     fn note(&self, disk: &dyn Disk) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(|error| Error::invalid(error.to_string()))?;
-        match disk.remove(NOTE_NEW) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
-        }
-        let file = disk.create_new(NOTE_NEW)?;
-        write_all_at(&*file, &text, 0)?;
-        file.sync_data()?;
-        disk.rename(NOTE_NEW, NOTE)?;
-        disk.sync_dir("")
+        disk::replace_file(disk, NOTE, &text)
     }
 
     /// The store in the bucket, proven to create keys at most once; with the packs that the directory kept before.
@@ -114,11 +102,23 @@ impl BucketPlace {
 
     /// The store in the bucket, and nothing noted or proven of it.
     pub(super) fn connect(&self, data: &Path, random: &Arc<dyn Random>) -> Result<S3Store> {
-        let settings = S3Settings::parse(&self.url, self.endpoint.clone(), self.region.clone())?;
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::for_copies(data.join(COPIES)));
-        let copies = Copies::new(DirectoryStore::new(disk, Arc::clone(random)), self.copies_bytes_max)?;
-        S3Store::new(settings, copies)
+        let copies = Copies::new(copies_dir(data, random), self.copies_bytes_max)?;
+        S3Store::new(self.settings()?, copies)
     }
+
+    /// The store of a directory that is not opened: for looking at it. Nothing local is touched.
+    pub fn at_rest(&self, data: &Path) -> Result<Arc<dyn ObjectStore>> {
+        let random: Arc<dyn Random> = Arc::new(SystemRandom);
+        Ok(Arc::new(S3Store::new(self.settings()?, Copies::none(copies_dir(data, &random)))?))
+    }
+
+    fn settings(&self) -> Result<S3Settings> {
+        S3Settings::parse(&self.url, self.endpoint.clone(), self.region.clone())
+    }
+}
+
+fn copies_dir(data: &Path, random: &Arc<dyn Random>) -> DirectoryStore {
+    DirectoryStore::new(Arc::new(RealDisk::for_copies(data.join(COPIES))), Arc::clone(random))
 }
 
 /// Brings the packs that a directory kept before it had a bucket, and then its mark: begun again, it goes on where it was. Each is
@@ -177,7 +177,6 @@ fn compare(here: &DirectoryStore, bucket: &dyn ObjectStore, key: &StoreKey) -> R
 }
 
 const NOTE: &str = "bucket.json";
-const NOTE_NEW: &str = "bucket.json.new";
 const NOTE_BYTES_MAX: u64 = 64 << 10;
 /// Copies of what the bucket holds, below the data directory.
 const COPIES: &str = "copies";

@@ -51,18 +51,22 @@ impl Hub {
     }
 
     /// Takes `rows` (of one pack) out of service by an event and waits (≤ 2 s) until it is folded: whoever is told of the
-    /// damage may push the object again at once, and that push must find it missing. For a blocking thread.
-    pub(crate) fn condemn(&self, scope: RepoScope, pack: PackId, rows: Vec<(Kind, ObjectId)>, reason: &str) {
+    /// damage may push the object again at once, and that push must find it missing. For a blocking thread. How many were taken out.
+    pub(crate) fn condemn(&self, scope: RepoScope, pack: PackId, rows: Vec<(Kind, ObjectId)>, reason: &str) -> u64 {
         let rows = self.still_served(scope, pack, rows);
-        if rows.is_empty() {
-            return;
+        let count = rows.len() as u64;
+        if count == 0 {
+            return 0;
         }
         let repo = scope.repo();
         tracing::error!(%repo, %pack, objects = rows.len(), reason, "damaged objects found: condemning their rows");
         metrics::counter!("reprise_rows_condemned_total").increment(rows.len() as u64);
         let push = match self.random_push_id() {
             Ok(push) => push,
-            Err(error) => return tracing::error!(%error, "the rows could not be condemned"),
+            Err(error) => {
+                tracing::error!(%error, "the rows could not be condemned");
+                return 0;
+            }
         };
         let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
         let events = vec![EventBody::RowsCondemned(RowsCondemned { repo, pack, rows, reason })];
@@ -75,8 +79,12 @@ impl Hub {
                 if !self.projections.wait_folded(last, CONDEMNED_WITHIN) {
                     tracing::warn!(%pack, "rows condemned in the log, not yet in the index");
                 }
+                count
             }
-            other => tracing::error!(%pack, ?other, "the rows could not be condemned"),
+            other => {
+                tracing::error!(%pack, ?other, "the rows could not be condemned");
+                0
+            }
         }
     }
 

@@ -140,7 +140,9 @@ impl Delivery {
         for pack in packs {
             let origin = &pack.origin;
             let is_ours = origin.repo == repo.row.record.repo && origin.push == push && !repo.is_new;
-            if !is_ours || pack.stored.rows.is_empty() || pack.upload.is_stored()? {
+            // A name that was retired is never taken again: its bytes may be deleted at any time.
+            let is_used = view.is_named(pack.stored.pack)? || pack.upload.is_stored()?;
+            if !is_ours || pack.stored.rows.is_empty() || is_used {
                 return Ok(None);
             }
             for kind in [Kind::Blob, Kind::Snapshot, Kind::Commit] {

@@ -136,6 +136,7 @@ fn reason_text(reason: &Reason) -> String {
         Reason::Condition(Condition::RepoAt(..) | Condition::NoRefs(_) | Condition::NoRecordsSince(..)) => {
             "the repository changed meanwhile: try again".to_owned()
         }
+        Reason::Condition(Condition::NoSweepSince(_)) => "packs were swept meanwhile: try again".to_owned(),
         Reason::RefNameClash { existing } => {
             format!(
                 "the branch name clashes with the existing branch '{existing}': neither may be a path prefix of the other"

@@ -59,6 +59,7 @@ pub mod repos;
 pub mod scrub;
 pub mod secret;
 pub mod stream;
+pub mod sweep;
 pub mod tags;
 pub mod testimony;
 pub mod three_ways;
@@ -96,6 +97,8 @@ pub struct Hub {
     pub(crate) archiving: bool,
     /// How far that is.
     pub(crate) archived: archive::Watch,
+    /// Held by the scrub that is under way.
+    pub(crate) scrubbing: Arc<tokio::sync::Mutex<()>>,
     closing: AtomicBool,
     blocking_jobs: Arc<Semaphore>,
     pub(crate) push_turns: push::PushTurns,
@@ -210,6 +213,7 @@ impl Hub {
             activity: fresh::Activity::default(),
             archiving: false,
             archived: archive::Watch::default(),
+            scrubbing: Arc::default(),
             closing: AtomicBool::new(false),
             blocking_jobs,
             push_turns: push::PushTurns::default(),

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reprise_engine::{
     clock::{Random, random16},
+    engine::Condition,
     event::{CommitFacts, EventBody, ObjectsReceived, SnapshotFacts},
-    id::{Kind, ObjectId, PushId, RepoId},
+    id::{Kind, ObjectId, Position, PushId, RepoId},
     limits::{FRAME_BYTES_MAX, PACK_BYTES_MAX, PACK_BYTES_TARGET, PACK_ROWS_MAX},
     object::{Commit, Snapshot},
     pack::{PackOrigin, PackWriter, StoredPack},
@@ -27,6 +28,8 @@ pub struct Packing {
     random: Arc<dyn Random>,
     repo: RepoId,
     push: PushId,
+    /// Where the log ended before anything was stored.
+    since: Position,
     open: Option<Open>,
     finished: Vec<Finished>,
     /// Every object lies in one of these already: nothing is written, only what the events say of records is collected.
@@ -61,6 +64,7 @@ struct Finished {
 pub struct StoredPacks {
     store: Arc<dyn ObjectStore>,
     keys: Vec<StoreKey>,
+    since: Position,
 }
 
 /// Packs that an event was proposed for. Dropped, they stay: an event may name them.
@@ -73,16 +77,18 @@ impl Packing {
     /// No packs yet.
     pub fn new(hub: &Hub, repo: RepoId, push: PushId) -> Packing {
         let (store, random) = (Arc::clone(hub.engine.store()), Arc::clone(hub.engine.random()));
-        Packing { store, random, repo, push, open: None, finished: Vec::new(), adopted: Vec::new() }
+        let since = hub.engine.durable().position;
+        Packing { store, random, repo, push, since, open: None, finished: Vec::new(), adopted: Vec::new() }
     }
 
-    /// Uploaded packs, to be stored as they came.
-    pub fn adopting(hub: &Hub, repo: RepoId, push: PushId, packs: &[OpenPack]) -> Packing {
+    /// Uploaded packs, to be stored as they came. That the log does not name them was seen at `since`.
+    pub fn adopting(hub: &Hub, repo: RepoId, push: PushId, packs: &[OpenPack], since: Position) -> Packing {
         let adopted = |open: &OpenPack| Adopted {
             upload: Arc::clone(&open.upload),
             finished: Finished { pack: open.stored.clone(), facts: Facts::default() },
         };
         let mut packing = Packing::new(hub, repo, push);
+        packing.since = since;
         packing.adopted = packs.iter().map(adopted).collect();
         packing
     }
@@ -205,7 +211,7 @@ impl Packing {
         self.adopt()?;
         self.close()?;
         let keys = self.finished.iter().map(|finished| StoreKey::pack(finished.pack.pack)).collect();
-        let stored = StoredPacks { store: Arc::clone(&self.store), keys };
+        let stored = StoredPacks { store: Arc::clone(&self.store), keys, since: self.since };
         let finished = std::mem::take(&mut self.finished);
         Ok((finished.into_iter().map(|finished| finished.event(self.repo)).collect(), stored))
     }
@@ -254,7 +260,7 @@ impl Facts {
 impl Drop for Packing {
     fn drop(&mut self) {
         let keys = self.finished.iter().map(|finished| StoreKey::pack(finished.pack.pack)).collect();
-        drop(StoredPacks { store: Arc::clone(&self.store), keys });
+        drop(StoredPacks { store: Arc::clone(&self.store), keys, since: self.since });
     }
 }
 
@@ -275,14 +281,20 @@ impl Finished {
 impl StoredPacks {
     /// To be called before an event that names them is proposed.
     pub fn proposed(mut self) -> ProposedPacks {
-        ProposedPacks { store: Arc::clone(&self.store), keys: std::mem::take(&mut self.keys) }
+        let keys = std::mem::take(&mut self.keys);
+        ProposedPacks { store: Arc::clone(&self.store), keys }
+    }
+
+    /// What must hold when they are named: nothing was swept since before they were stored.
+    pub fn condition(&self) -> Condition {
+        Condition::NoSweepSince(self.since)
     }
 }
 
 impl ProposedPacks {
     /// No event names them, and none will: they are removed. Blocking.
     pub fn remove(self) {
-        drop(StoredPacks { store: self.store, keys: self.keys });
+        drop(StoredPacks { store: self.store, keys: self.keys, since: Position::ZERO });
     }
 }
 

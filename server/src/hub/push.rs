@@ -259,7 +259,12 @@ impl Hub {
     ) -> Result<Result<Ready, PushAnswer>, HubError> {
         let id = repo.row.record.repo;
         if let Some(packs) = asked.delivery.adoptable(view, repo, push)?
-            && let Some(decided) = self.decide_with(repo, view, asked, Packing::adopting(self, id, push, packs))?
+            && let Some(decided) = self.decide_with(
+                repo,
+                view,
+                asked,
+                Packing::adopting(self, id, push, packs, view.checkpoint().position),
+            )?
         {
             return Ok(decided);
         }

@@ -70,8 +70,10 @@ impl Hub {
             events.splice(0..0, created);
             let proposal = Proposal { push, fingerprint: 0, actor: caller.actor(), conditions, events };
             match self.append_packs(proposal, stored).await {
-                // Another upload of the same owner created it first.
-                Err(HubError::NotAppended(Reason::Condition(Condition::NameFree { .. }))) => {}
+                // Another upload of the same owner created it first, or a sweep began.
+                Err(HubError::NotAppended(Reason::Condition(
+                    Condition::NameFree { .. } | Condition::NoSweepSince(_),
+                ))) => {}
                 appended => return appended.map(|_| received),
             }
         }
@@ -81,7 +83,8 @@ impl Hub {
 
     /// Appends events that name `stored`. The packs are removed again only when the log says that it does not name them:
     /// whoever goes away before that leaves them.
-    pub(crate) async fn append_packs(&self, proposal: Proposal, stored: StoredPacks) -> Result<Appended, HubError> {
+    pub(crate) async fn append_packs(&self, mut proposal: Proposal, stored: StoredPacks) -> Result<Appended, HubError> {
+        proposal.conditions.push(stored.condition());
         let (proposed, appended) = if planted::is(PlantedBug::DropOnCancel) {
             let appended = self.append(proposal).await;
             (stored.proposed(), appended)

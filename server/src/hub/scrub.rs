@@ -7,7 +7,7 @@
 
 use std::{thread, time::Duration};
 
-use reprise_engine::{Result, id::Position};
+use reprise_engine::{Result, engine::Group, id::Position};
 use tokio::time::Instant;
 
 use crate::hub::Hub;
@@ -29,7 +29,7 @@ fn through(hub: &Hub, pause: &mut dyn FnMut(Duration)) {
     loop {
         let mut again = Vec::new();
         for first in left {
-            match segment(hub, first) {
+            match segment(hub, first, &mut |_| true) {
                 Ok(()) => {}
                 Err(error) if error.is_corrupt() => return,
                 Err(error) => {
@@ -47,9 +47,13 @@ fn through(hub: &Hub, pause: &mut dyn FnMut(Duration)) {
     }
 }
 
-fn segment(hub: &Hub, first: Position) -> Result<()> {
+/// Reads the groups of a segment, each checked, until `each` answers false or the server closes.
+pub(crate) fn segment(hub: &Hub, first: Position, each: &mut dyn FnMut(&Group) -> bool) -> Result<()> {
     let mut reader = hub.engine.read_segment(first)?;
-    while !hub.is_closing() && reader.next_group()?.is_some() {}
+    while !hub.is_closing()
+        && let Some(group) = reader.next_group()?
+        && each(&group)
+    {}
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! Invariants: a write takes effect wholly or not at all, whatever its answer; what is counted is what came over the wire.
 
 pub mod faults;
+pub mod machine;
 pub mod matrix;
 pub mod objects;
 mod operations;

@@ -111,6 +111,21 @@ impl Objects {
         self.state().uploads.len()
     }
 
+    /// Begins an upload that nobody ends.
+    pub fn begin_upload(&self, key: &str) {
+        let mut state = self.state();
+        state.uploads_made += 1;
+        let id = format!("upload-{}", state.uploads_made);
+        state.uploads.insert(id, Upload { key: key.to_owned(), parts: BTreeMap::new() });
+    }
+
+    /// Uploads below a prefix that nobody ended: their ids and keys.
+    pub(super) fn begun(&self, prefix: &str) -> Vec<(String, String)> {
+        let state = self.state();
+        let under = state.uploads.iter().filter(|(_, upload)| upload.key.starts_with(prefix));
+        under.map(|(id, upload)| (id.clone(), upload.key.clone())).collect()
+    }
+
     /// From now on these faults.
     pub fn set_faults(&self, faults: Faults) {
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;

@@ -12,8 +12,9 @@ use s3s::{
         AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
         CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteObjectInput,
         DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, ETag, ETagCondition, GetObjectInput,
-        GetObjectOutput, HeadObjectInput, HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, Object,
-        PutObjectInput, PutObjectOutput, StreamingBlob, UploadPartInput, UploadPartOutput,
+        GetObjectOutput, HeadObjectInput, HeadObjectOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput,
+        ListObjectsV2Input, ListObjectsV2Output, MultipartUpload, Object, PutObjectInput, PutObjectOutput,
+        StreamingBlob, UploadPartInput, UploadPartOutput,
     },
     s3_error,
 };
@@ -177,6 +178,26 @@ impl S3 for Served {
         self.0.write("complete", fault, move |state| state.complete(&input.upload_id, &parts, only_new))?;
         let e_tag = Some(ETag::Strong("of-parts".to_owned()));
         Ok(S3Response::new(CompleteMultipartUploadOutput { e_tag, ..Default::default() }))
+    }
+
+    async fn list_multipart_uploads(
+        &self,
+        request: S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+        let fault = self.0.before("uploads").await?;
+        let prefix = request.input.prefix.unwrap_or_default();
+        let told = |(upload_id, key): (String, String)| MultipartUpload {
+            key: Some(key),
+            upload_id: Some(upload_id),
+            ..Default::default()
+        };
+        let found = self.0.begun(&prefix).into_iter().map(told).collect();
+        self.0.after("uploads", fault)?;
+        Ok(S3Response::new(ListMultipartUploadsOutput {
+            uploads: Some(found),
+            is_truncated: Some(false),
+            ..Default::default()
+        }))
     }
 
     async fn abort_multipart_upload(

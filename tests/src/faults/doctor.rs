@@ -38,8 +38,13 @@ pub enum Allowed {
 
 /// The doctor of a disk that holds log and packs.
 pub fn doctor_of(disk: Arc<dyn Disk>) -> Result<Doctor> {
-    let patient =
-        Patient { pack_files: Arc::clone(&disk), disk, pack_root: "", random: Arc::new(SeededRandom::new(5)) };
+    let patient = Patient {
+        pack_files: Arc::clone(&disk),
+        disk,
+        pack_root: "",
+        bucket: None,
+        random: Arc::new(SeededRandom::new(5)),
+    };
     Doctor::admit(patient, "a test")
 }
 

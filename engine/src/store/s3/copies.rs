@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use super::{
     Spool, Staged, StoreKey,
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, Result},
+    id::PackId,
     log::fields::size,
     store::ObjectStore,
 };
@@ -86,6 +88,11 @@ impl Copies {
         Ok(copies)
     }
 
+    /// No copies, and none are kept: what lies in `directory` is not looked at.
+    pub fn none(directory: Spool) -> Copies {
+        Copies { directory, bytes_max: 0, held: Mutex::default(), wanted: Mutex::default() }
+    }
+
     /// An upload in progress.
     pub(super) fn stage(&self) -> Result<Box<dyn Staged>> {
         self.directory.stage()
@@ -143,6 +150,41 @@ impl Copies {
         }
         let from = size(offset - start);
         Ok(Some(blocks.slice(from..from + size(len))))
+    }
+
+    /// All copies, with their bytes.
+    pub fn keys(&self) -> Vec<(StoreKey, u64)> {
+        self.held().keys.iter().map(|(key, entry)| (key.clone(), entry.bytes)).collect()
+    }
+
+    /// Whether there is a copy that hashes to its name. One that does not is dropped.
+    pub fn is_whole(&self, key: &StoreKey) -> bool {
+        let mut hash = Sha256::new();
+        let read = self.whole(key, &mut |piece| {
+            hash.update(piece);
+            Ok(())
+        });
+        let whole = match read {
+            Ok(()) => StoreKey::pack(PackId(hash.finalize().into())) == *key,
+            Err(error) if error.is_not_found() || error.kind() == ErrorKind::Full => return false,
+            Err(_) => false,
+        };
+        if !whole && self.forget(key) {
+            tracing::warn!(%key, "a damaged local copy is dropped");
+        }
+        whole
+    }
+
+    /// All bytes of a copy, piece by piece; `NotFound` without one. It does not count as a use.
+    pub fn whole(&self, key: &StoreKey, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let held = self.held().keys.get(key).map(|entry| (entry.bytes, entry.sums.clone()));
+        let (bytes, sums) = held.ok_or_else(|| Error::not_found(format!("there is no local copy of {key}")))?;
+        for at in (0..bytes).step_by(WHOLE_STEP) {
+            let piece = self.checked(key, sums.clone(), at, (bytes - at).min(WHOLE_STEP as u64))?;
+            let short = || Error::corrupt(key.as_str(), at, "the copy is shorter than it was");
+            each(&piece.ok_or_else(short)?)?;
+        }
+        Ok(())
     }
 
     /// Reads the checksums of a copy that was there at the start.
@@ -262,5 +304,7 @@ const PACKS: &str = "packs";
 const SUMS: &str = "sums";
 /// More than the checksums of the largest pack take.
 const SUMS_BYTES_MAX: u64 = 1 << 20;
+/// Bytes read at a time of a whole copy.
+const WHOLE_STEP: usize = 8 << 20;
 /// Copies that one process fetches anew.
 const WANTED_MAX: usize = 1_024;

@@ -16,7 +16,7 @@ use self::{
     copies::Copied,
 };
 use super::{
-    Created, ObjectStore, Staged, StoreKey,
+    BegunUpload, Created, ObjectStore, Staged, StoreKey,
     address::{Address, Asked},
     ahead::{Ahead, Prefetch, Soon, Through},
     directory::DirectoryStore,
@@ -412,7 +412,9 @@ impl ObjectStore for S3Store {
     }
 
     fn delete(&self, key: &StoreKey) -> Result<()> {
-        self.inner.copies.forget(key);
+        if self.copies {
+            self.inner.copies.forget(key);
+        }
         let key = key.clone();
         self.ask(move |inner| async move { again(|| inner.delete(&key)).await })
     }
@@ -449,6 +451,19 @@ impl ObjectStore for S3Store {
 
     fn without_copies(&self) -> Option<Arc<dyn ObjectStore>> {
         Some(Arc::new(S3Store { inner: Arc::clone(&self.inner), copies: false }))
+    }
+
+    fn copies(&self) -> Option<&Copies> {
+        Some(&self.inner.copies)
+    }
+
+    fn uploads(&self) -> Result<Vec<BegunUpload>> {
+        self.ask(move |inner| async move { upload::begun(&inner).await })
+    }
+
+    fn abort(&self, upload: &BegunUpload) -> Result<()> {
+        let upload = upload.clone();
+        self.ask(move |inner| async move { again(|| upload::abort(&inner, &upload.key, &upload.id)).await })
     }
 
     fn sweep_staged(&self) -> Result<usize> {

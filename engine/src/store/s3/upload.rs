@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_s3::{
     primitives::{ByteStream, SdkBody},
-    types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, ObjectIdentifier},
+    types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, MultipartUpload, ObjectIdentifier},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind, Result},
     id::PackId,
-    store::ObjectStore,
+    store::{BegunUpload, ObjectStore},
 };
 
 /// The SHA-256 of `bytes` as S3 writes it.
@@ -147,10 +147,52 @@ async fn put_parts(inner: &Inner, key: &StoreKey, source: &Source) -> Result<boo
         Err(error) => Err(error),
     };
     if !matches!(ended, Ok(true)) {
-        // Whatever stays is the bucket's own to sweep; nobody sees it.
+        // Whatever stays is for a sweep; nobody sees it.
         drop(again(|| abort(inner, key, &upload)).await);
     }
     ended
+}
+
+/// Ends an upload without effect.
+pub(super) async fn abort(inner: &Inner, key: &StoreKey, upload: &str) -> Tried<()> {
+    let abort = inner.client.abort_multipart_upload().bucket(&inner.settings.bucket).key(inner.key(key));
+    match Box::pin(abort.upload_id(upload).send()).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.raw_response().is_some_and(|raw| raw.status().as_u16() == 404) => Ok(()),
+        Err(error) => {
+            let failure = judge(&error);
+            Err((failure, told("ending an upload of", key.as_str(), failure, &error)))
+        }
+    }
+}
+
+/// All uploads below the prefix that were begun and not ended, page by page.
+pub(super) async fn begun(inner: &Inner) -> Result<Vec<BegunUpload>> {
+    let prefix = &inner.settings.prefix;
+    let (mut found, mut after) = (Vec::new(), None::<(String, String)>);
+    loop {
+        let page = again(|| async {
+            let list = inner.client.list_multipart_uploads().bucket(&inner.settings.bucket).prefix(prefix);
+            let (key, id) = after.clone().unzip();
+            match Box::pin(list.set_key_marker(key).set_upload_id_marker(id).send()).await {
+                Ok(page) => Ok(page),
+                Err(error) => {
+                    let failure = judge(&error);
+                    Err((failure, told("listing uploads below", prefix, failure, &error)))
+                }
+            }
+        })
+        .await?;
+        let ours = |upload: &MultipartUpload| {
+            let key = StoreKey(upload.key()?.strip_prefix(prefix)?.to_owned());
+            Some(BegunUpload { key, id: upload.upload_id()?.to_owned() })
+        };
+        found.extend(page.uploads().iter().filter_map(ours));
+        after = page.next_key_marker().map(str::to_owned).zip(page.next_upload_id_marker().map(str::to_owned));
+        if after.is_none() || page.is_truncated() != Some(true) {
+            return Ok(found);
+        }
+    }
 }
 
 async fn begin(inner: &Inner, key: &StoreKey) -> Tried<String> {
@@ -204,17 +246,6 @@ async fn complete(inner: &Inner, key: &StoreKey, upload: &str, parts: Vec<Comple
                 _ if gone => Ok(false),
                 failure => Err((failure, told("putting", key.as_str(), failure, &error))),
             }
-        }
-    }
-}
-
-async fn abort(inner: &Inner, key: &StoreKey, upload: &str) -> Tried<()> {
-    let abort = inner.client.abort_multipart_upload().bucket(&inner.settings.bucket).key(inner.key(key));
-    match Box::pin(abort.upload_id(upload).send()).await {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let failure = judge(&error);
-            Err((failure, told("giving up", key.as_str(), failure, &error)))
         }
     }
 }

@@ -27,6 +27,8 @@ pub fn routes() -> Router<Arc<Hub>> {
         .route("/status", get(status::status))
         .route("/log", get(log::log))
         .route("/verify", post(status::verify))
+        .route("/scrub", post(status::scrub))
+        .route("/sweep", post(status::sweep))
         .route("/projections", get(projections::status))
         .route("/projections/rebuild", post(projections::rebuild))
         .route("/projections/digest", get(projections::digest))
