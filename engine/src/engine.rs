@@ -131,7 +131,7 @@ pub enum Condition {
     NoRecordsSince(RepoId, Position),
     /// No packs were retired, and no sweep began, after this position. Every proposal that delivers packs says where the log ended
     /// before the first of them was stored; one that says nothing counts as of the beginning. So a sweep that has begun is never
-    /// overtaken by a pack that it may have seen unnamed (README, decision 14).
+    /// overtaken by a pack that it may have seen unnamed (README, decision 16).
     NoSweepSince(Position),
     /// Whether the repository has a release with this tag.
     ReleaseExists {
