@@ -25,6 +25,9 @@ class OneAtATime:
         self.lock = threading.Lock()
 
     def __call__(self, environ, start_response):
+        # What urllib calls a form, moto reads as one and then waits for the body that it has read.
+        if environ["REQUEST_METHOD"] == "PUT":
+            environ["CONTENT_TYPE"] = "application/octet-stream"
         with self.lock:
             answer = self.application(environ, start_response)
             try:

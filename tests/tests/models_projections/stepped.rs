@@ -64,7 +64,9 @@ impl Stepped {
 
     /// Proposes events that must be taken: the position of the first.
     pub fn append(&mut self, events: Vec<EventBody>) -> Position {
-        let proposal = self.proposal(Vec::new(), events);
+        // Whatever was swept: what is delivered here lies in no store.
+        let unswept = Condition::NoSweepSince(Position(u64::MAX));
+        let proposal = self.proposal(vec![unswept], events);
         match self.propose(proposal) {
             Outcome::Done { first, repeated: false, .. } => first,
             refused => panic!("{refused:?}"),

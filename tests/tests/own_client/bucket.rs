@@ -1,6 +1,10 @@
 //! Our client and a hub whose packs are in a bucket.
 
-use reprise_tests::{bucket::Bucket, client::muse_directory, server_process::DataDir};
+use reprise_tests::{
+    bucket::Bucket,
+    client::{Request, muse_directory},
+    server_process::DataDir,
+};
 
 use crate::rig::{BRANCHES, Rig};
 
@@ -17,7 +21,8 @@ fn check(arguments: &[&str]) -> bool {
     assert_eq!((&cloned.objects, cloned.commits.len()), (&original.objects, original.commits.len()));
     assert!(!bucket.objects.keys().iter().any(|key| key.starts_with("hub/quarantine/")), "taken in");
     assert!(!rig.server.printed().contains(rig.user.token()));
-    rig.server.printed().contains("PUT")
+    let metrics = Request::get(rig.server.url("metrics"), None).send().unwrap().text();
+    metrics.lines().any(|line| line.starts_with("reprise_http_requests_total") && line.contains("PUT"))
 }
 
 #[test]
