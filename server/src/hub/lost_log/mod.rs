@@ -1,8 +1,8 @@
 //! A hub of which only packs are left: a new log that gives back objects and commits, into quarantined repositories.
 //!
-//! Follow one recovery: [`place`] looks whether it may begin there; [`survey`] reads every pack through and keeps what each says
-//! in a log of its own beside (`DATA/recovery`); then what is left of the old log is set aside in the store, and [`retell`]
-//! appends the survey's events to a new log, completed by what each commit adds; [`report`] says what there is and what
+//! Follow one recovery: `place` looks whether it may begin there; `survey` reads every pack through and keeps what each says
+//! in a log of its own beside (`DATA/recovery`); then what is left of the old log is set aside in the store, and `retell`
+//! appends the survey's events to a new log, completed by what each commit adds; `report` says what there is and what
 //! nobody can know.
 //!
 //! Invariants: no event names a pack that was not verified in every byte; no branch, name, visibility, owner or token comes

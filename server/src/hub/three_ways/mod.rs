@@ -2,7 +2,7 @@
 //! names. All three must be equal, row for row.
 //!
 //! Follow one comparison: the log is folded into a generation of its own beside the live one; then it is folded once more, and
-//! each objects event is replaced by what its pack says when every byte of it is read ([`packs`]). What a pack cannot say comes
+//! each objects event is replaced by what its pack says when every byte of it is read (`packs`). What a pack cannot say comes
 //! from the event: repository, position, push, actor and time. Where a pack is follows from its id, and from relocations.
 //!
 //! Invariants: nothing is served or kept of it; memory is bounded as in a rebuild; what differs is named by projection,

@@ -6,8 +6,8 @@
 //! that are condemned and nowhere else are damage, whatever their bytes are now. What only could not be read ends the walk
 //! with that error. A verification changes nothing.
 //!
-//! A [`Scrub`] is deep, keeps to a rate, goes on where it was stopped ([`cursor`]), and reads the bucket's segments and the local copies
-//! too. It puts nothing anywhere but bytes that prove themselves ([`mend`]), and condemns what nothing can make whole.
+//! A [`Scrub`] is deep, keeps to a rate, goes on where it was stopped (`cursor`), and reads the bucket's segments and the local copies
+//! too. It puts nothing anywhere but bytes that prove themselves (`mend`), and condemns what nothing can make whole.
 
 use std::{sync::Arc, time::Duration};
 
