@@ -220,28 +220,6 @@ fn an_event_that_says_of_a_row_what_its_pack_does_not_is_named_by_projection_rep
     check_told(false, |received| received.rows.truncate(received.rows.len() - 1), &["object_refs", "mpack_index"]);
 }
 
-#[cfg(feature = "planted-bugs")]
-#[test]
-fn a_fold_that_forgot_rows_is_named_by_projection_and_repository() {
-    use reprise_engine::planted::{PlantedBug, turn};
-    let turn = turn();
-    let dir = tempfile::tempdir().unwrap();
-    let hub = HubInProcess::open(dir.path(), 7);
-    hub.create_repo("alice/etude");
-    let planted = turn.plant(PlantedBug::FoldForgetsObjectRefs);
-    pushed(&hub);
-    drop(planted);
-    let lines = compared(&hub);
-    let found = differences(&lines);
-    assert!(!found.is_empty(), "{lines:?}");
-    for one in found {
-        assert_eq!((&one["projection"], &one["repository"]), (&json!("object_refs"), &json!("alice/etude")), "{one}");
-    }
-    let result = &lines.last().unwrap()["result"];
-    assert_eq!((&result["ok"], &result["projections"]["mpack_index"]["equal"]), (&json!(false), &json!(true)));
-    hub.close();
-}
-
 fn flip(path: &Path, offset: u64) {
     let mut bytes = fs::read(path).unwrap();
     bytes[usize::try_from(offset).unwrap()] ^= 1;
