@@ -1,7 +1,11 @@
 //! What an operation may ask of a bucket, counted where the requests arrive: real servers, a real S3 endpoint.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
 
 use reprise_tests::{
     bucket::Bucket,
@@ -17,9 +21,17 @@ fn machine(bucket: &Bucket) -> DataDir {
     bucket.environment().iter().fold(DataDir::new(), |data, (name, value)| data.env(name, value))
 }
 
-fn serve(data: &DataDir) -> ServerProcess {
+/// A server that has done what it does once after its start: it looks for uploads that nobody took in.
+fn serve(bucket: &Bucket, data: &DataDir) -> ServerProcess {
+    let lists = || count(&bucket.objects.counts(), "list");
+    let before = lists();
     let server = data.serve_with(&["--bucket", "s3://reprise/hub", "--log", "bucket"]);
     server.wait_ready();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while lists() == before {
+        assert!(Instant::now() < deadline, "nothing was listed after the start");
+        thread::sleep(Duration::from_millis(10));
+    }
     server
 }
 
@@ -59,7 +71,7 @@ fn pack_reads(bucket: &Bucket) -> BTreeMap<String, u64> {
 fn a_push_puts_its_pack_and_its_slot_and_nothing_else() {
     let bucket = Bucket::start();
     let data = machine(&bucket);
-    let server = serve(&data);
+    let server = serve(&bucket, &data);
     data.create_repo("ada/one", &[]);
     let remote = server.remote("ada/one", Some(&data.token("ada")));
     let mut local = Repository::init();
@@ -71,7 +83,8 @@ fn a_push_puts_its_pack_and_its_slot_and_nothing_else() {
     let body = bundle_body(&local, &[commit], "main", false);
     let (counts, _) = asked(&bucket, || post(&remote, "push", &body));
     assert_eq!(count(&counts, "put"), 2, "{counts:?}");
-    assert!(counts.values().sum::<u64>() <= 4, "four round trips: {counts:?}");
+    // One read of the floor; a look of the polling may come between.
+    assert!(count(&counts, "get") <= 3 && counts.len() <= 2, "{counts:?}");
     check_hot(&counts);
     // Objects beforehand are one pack and one slot more.
     local.commit("main", "more", &[("c", Some(b"other")), ("d", Some(b"others"))]);
@@ -85,7 +98,7 @@ fn a_push_puts_its_pack_and_its_slot_and_nothing_else() {
 fn a_clone_by_a_server_that_has_nothing_near_reads_every_pack_once() {
     let bucket = Bucket::start();
     let data = machine(&bucket);
-    let server = serve(&data);
+    let server = serve(&bucket, &data);
     data.create_repo("ada/one", &[]);
     let mut local = fixtures::etude();
     local.remote("origin", &server.url("ada/one"), Some(&data.token("ada")));
@@ -93,7 +106,7 @@ fn a_clone_by_a_server_that_has_nothing_near_reads_every_pack_once() {
         push(&mut local, "origin", branch).unwrap();
     }
     let other = machine(&bucket);
-    let empty = serve(&other);
+    let empty = serve(&bucket, &other);
     bucket.objects.take_reads();
     let (counts, cloned) = asked(&bucket, || clone(&empty.url("ada/one")).unwrap());
     cloned.check_complete(cloned.head("main")).unwrap();
@@ -110,7 +123,7 @@ fn a_clone_by_a_server_that_has_nothing_near_reads_every_pack_once() {
 fn a_fetch_of_a_few_objects_of_a_large_pack_reads_a_range_of_it() {
     let bucket = Bucket::start();
     let data = machine(&bucket);
-    let server = serve(&data);
+    let server = serve(&bucket, &data);
     data.create_repo("ada/one", &[]);
     let remote = server.remote("ada/one", Some(&data.token("ada")));
     let mut local = Repository::init();
@@ -132,7 +145,7 @@ fn a_fetch_of_a_few_objects_of_a_large_pack_reads_a_range_of_it() {
         post(&remote, "push", &bundle_body(&local, std::slice::from_ref(commit), "main", false));
     }
     let other = machine(&bucket);
-    let empty = serve(&other);
+    let empty = serve(&bucket, &other);
     ls_remote(&empty.url("ada/one")).unwrap();
     bucket.objects.take_reads();
     let body = Value::map([("want", Value::strs([&second])), ("have", Value::strs([&first]))]);

@@ -96,6 +96,8 @@ fn durability_bucket_loses_nothing_with_the_machine() {
     server.kill();
     drop(first);
     let second = machine(&bucket);
+    let restored = second.json(&["restore", "--bucket", URL]);
+    assert_eq!((&restored["missing_packs"], &restored["repositories"]), (&0.into(), &1.into()), "{restored}");
     let server = serve(&second, &["--log", "bucket"]);
     check_clone(&server, &local);
 }

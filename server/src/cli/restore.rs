@@ -58,7 +58,8 @@ impl Restore {
         }
         let place = place.ok_or_else(|| Failure::CouldNot("from where? --bucket s3://NAME/PREFIX".to_owned()))?;
         let (packs, brought) = bring(&data, place, output).await?;
-        let client = Client::open(&data, Need::Existing, output).await?;
+        // The log of servers that share it comes with this opening.
+        let client = Client::open(&data, Need::MayCreate, output).await?;
         let report = report(&client, &packs, brought).await;
         client.close().await?;
         let mut report = report?;
