@@ -53,18 +53,23 @@ impl Archive {
         }
     }
 
-    /// Every blob below these heads: whoever has the heads has them, and is not sent them again.
-    pub fn blobs_below(&self, heads: &BTreeSet<String>) -> BTreeSet<String> {
-        let (mut seen, mut blobs) = (BTreeSet::new(), BTreeSet::new());
+    /// These heads and every commit below them: whoever has the heads is sent none of it.
+    pub fn below(&self, heads: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut seen = BTreeSet::new();
         let mut open: Vec<String> = heads.iter().cloned().collect();
         while let Some(id) = open.pop() {
             let Some(record) = self.commits.get(&id) else { continue };
             if seen.insert(id) {
-                blobs.extend(self.manifest(record).map(|(_, object)| object));
                 open.extend(["parent_commit_id", "parent2_commit_id"].map(|parent| record.text(parent).to_owned()));
             }
         }
-        blobs
+        seen
+    }
+
+    /// Every blob below these heads: whoever has the heads has them, and is not sent them again.
+    pub fn blobs_below(&self, heads: &BTreeSet<String>) -> BTreeSet<String> {
+        let commits = self.below(heads);
+        commits.iter().flat_map(|id| self.manifest(&self.commits[id])).map(|(_, object)| object).collect()
     }
 
     fn manifest(&self, commit: &Value) -> impl Iterator<Item = (String, String)> {
@@ -112,6 +117,24 @@ fn sorted(value: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_below_known_heads_is_not_looked_for() {
+        let mut sent = Repository::init();
+        let ids: Vec<String> =
+            ["one", "two", "three"].map(|name| sent.commit("main", name, &[(name, Some(name.as_bytes()))])).into();
+        let mut archive = Archive::default();
+        archive.keep(&sent, &ids);
+        let known = archive.below(&BTreeSet::from([ids[1].clone()]));
+        assert_eq!(known, BTreeSet::from([ids[0].clone(), ids[1].clone()]));
+        // A branch from the first one: its parent is not among the heads, and is known all the same.
+        let side = sent.commit_tree("side", "side", &sent.tree(&ids[0]), &[&ids[0]]);
+        archive.keep(&sent, &[side.clone()]);
+        let mut given = sent.clone();
+        ids.iter().for_each(|id| drop(given.commits.remove(id)));
+        archive.compare(&given, &side, &known).unwrap();
+        assert!(archive.compare(&given, &side, &BTreeSet::from([ids[1].clone()])).is_err());
+    }
 
     #[test]
     fn a_changed_record_a_changed_byte_and_a_hole_are_all_found() {

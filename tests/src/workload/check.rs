@@ -74,10 +74,12 @@ pub fn check_served(field: &Field, repo: &str, from: usize) -> Result<usize, Str
     let heads = field.oracle().heads(repo).to_vec();
     for start in (from..heads.len()).step_by(HEADS_PER_FETCH) {
         let wanted = &heads[start..heads.len().min(start + HEADS_PER_FETCH)];
-        let known: BTreeSet<String> = heads[..start].iter().cloned().collect();
+        let have: BTreeSet<String> = heads[..start].iter().cloned().collect();
+        // Also what became certain later than what stands on it.
+        let known = field.archive().below(&have);
         let wanted: BTreeSet<String> = wanted.iter().filter(|head| !known.contains(*head)).cloned().collect();
         let wanted: Vec<String> = wanted.into_iter().collect();
-        let have: Vec<String> = known.iter().cloned().collect();
+        let have: Vec<String> = have.into_iter().collect();
         let given = fetched(field, repo, &wanted, &have)?;
         let has = field.archive().blobs_below(&known);
         for head in &wanted {

@@ -37,7 +37,8 @@ impl Keyed {
         let uploaded = filter_objects(remote, &candidates).and_then(|ids| push_objects(&local.objects, remote, &ids));
         match uploaded {
             Ok(()) => {}
-            Err(Failure::Status { code: 429 | 503, .. }) => {}
+            // Without its objects the push would be refused, and rightly.
+            Err(Failure::Status { code: 429 | 503, .. }) => return None,
             Err(failure) if failure.code().is_some() => panic!("an upload was refused: {failure}"),
             Err(failure) => {
                 assert!(field.is_doomed(), "the server lives and gave no answer: {failure}");
