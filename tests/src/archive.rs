@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(known, BTreeSet::from([ids[0].clone(), ids[1].clone()]));
         // A branch from the first one: its parent is not among the heads, and is known all the same.
         let side = sent.commit_tree("side", "side", &sent.tree(&ids[0]), &[&ids[0]]);
-        archive.keep(&sent, &[side.clone()]);
+        archive.keep(&sent, std::slice::from_ref(&side));
         let mut given = sent.clone();
         ids.iter().for_each(|id| drop(given.commits.remove(id)));
         archive.compare(&given, &side, &known).unwrap();
