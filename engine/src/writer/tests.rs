@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{others::CROWDED_WRITES, *};
 use crate::{
-    engine::Condition,
+    engine::{Condition, SegmentRule},
     event::{EventBody, RepoRecord, Visibility},
+    id::{PushId, RepoId},
+    log::header::BLOCK_LEN,
 };
 
 const SEGMENT: u64 = 16 << 10;
@@ -126,6 +128,19 @@ fn a_group_without_room_never_happened() {
         "{answered:?}"
     );
     assert_eq!(writer.durable.position, Position(2));
+}
+
+#[test]
+fn a_group_that_stands_in_the_bucket_has_happened_though_there_is_no_room_for_its_copy() {
+    let mut writer = writer_of(Some(SegmentRule { bytes: 1 << 20, slots: 1_000 }));
+    writer.step(Input::Proposals(vec![(1, create(1)), (2, create(1))], 5));
+    writer.step(Input::Proposals(vec![(3, create(3))], 6));
+    let answered = answers(&writer.step(Input::Appended(Io::Full)));
+    let unknown = Outcome::Unknown(create(1).push);
+    assert_eq!(answered, [(1, unknown.clone()), (2, unknown), (3, Outcome::NotDone(Reason::Full))]);
+    assert_eq!(writer.durable.position, Position::ZERO, "nothing is shown that is not here");
+    // With room again what stands there is looked up before anything is decided.
+    assert_eq!(names(&writer.step(Input::Proposals(vec![(4, create(4))], 7))), ["look"]);
 }
 
 #[test]
