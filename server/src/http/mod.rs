@@ -72,6 +72,8 @@ fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
 #[cfg(test)]
 mod access_tests;
 #[cfg(test)]
+mod adoption_tests;
+#[cfg(test)]
 mod surface_tests;
 #[cfg(test)]
 mod transfer_tests;

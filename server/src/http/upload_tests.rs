@@ -19,7 +19,7 @@ use super::mwp_tests::{History, Reply, Rig, sha, two_commits};
 use crate::hub::{Limits, mpack::uploads::UploadName, repos::RepoName};
 
 /// What a client puts into one pack.
-fn pack_of(history: &History, repo: RepoId, push: &str) -> Vec<u8> {
+pub(super) fn pack_of(history: &History, repo: RepoId, push: &str) -> Vec<u8> {
     let store = MemoryStore::new();
     let origin = PackOrigin { repo, push: push.parse().unwrap(), nonce: [7; 16] };
     let mut writer = PackWriter::new(store.stage().unwrap(), origin).unwrap();
@@ -41,7 +41,7 @@ fn pack_of(history: &History, repo: RepoId, push: &str) -> Vec<u8> {
 }
 
 impl Rig {
-    async fn repo_id(&self, repo: &str) -> RepoId {
+    pub(super) async fn repo_id(&self, repo: &str) -> RepoId {
         self.get(&format!("/alice/{repo}/refs")).await.map()["repo_id"].as_str().unwrap().parse().unwrap()
     }
 
@@ -81,12 +81,12 @@ impl Rig {
         self.post_json(&format!("/alice/{repo}/push/unpack-mpack"), &body, key).await
     }
 
-    fn packs(&self) -> Vec<StoreKey> {
+    pub(super) fn packs(&self) -> Vec<StoreKey> {
         self.store.list("packs").unwrap()
     }
 }
 
-const PUSH: &str = "0f0e0d0c-0b0a-4908-8706-050403020100";
+pub(super) const PUSH: &str = "0f0e0d0c-0b0a-4908-8706-050403020100";
 const OTHER: &str = "1f0e0d0c-0b0a-4908-8706-050403020100";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,11 @@
 //! stored as they came.
 //!
 //! Invariants: every object's event row comes from a pack that is durable before the event is proposed; one objects event
-//! per pack, and none larger than a frame; packs of a request that was refused or never proposed are removed, those whose
-//! proposal may stand in the log never are, whoever goes away while it is decided.
+//! per pack, and none larger than a frame; packs that were written for a request that was refused or never proposed are removed,
+//! those whose proposal may stand in the log never are, whoever goes away while it is decided.
+//!
+//! An adopted pack is never removed. Its name is the client's: another server may adopt the same file and have it named at any
+//! moment, and a removal whose answer was lost is sent again (F7). It lies in the store unnamed until the sweep retires its name.
 
 use std::sync::Arc;
 
@@ -58,11 +61,13 @@ struct Facts {
 struct Finished {
     pack: StoredPack,
     facts: Facts,
+    is_adopted: bool,
 }
 
-/// Durable packs that no event names yet. Dropped, they are removed from the store.
+/// Durable packs that no event names yet. Dropped, those that were written here are removed from the store.
 pub struct StoredPacks {
     store: Arc<dyn ObjectStore>,
+    /// Of those that were written here: their names have a nonce and come only once.
     keys: Vec<StoreKey>,
     since: Position,
 }
@@ -70,6 +75,7 @@ pub struct StoredPacks {
 /// Packs that an event was proposed for. Dropped, they stay: an event may name them.
 pub struct ProposedPacks {
     store: Arc<dyn ObjectStore>,
+    /// Of those that were written here.
     keys: Vec<StoreKey>,
 }
 
@@ -85,7 +91,7 @@ impl Packing {
     pub fn adopting(hub: &Hub, repo: RepoId, push: PushId, packs: &[OpenPack], since: Position) -> Packing {
         let adopted = |open: &OpenPack| Adopted {
             upload: Arc::clone(&open.upload),
-            finished: Finished { pack: open.stored.clone(), facts: Facts::default() },
+            finished: Finished { pack: open.stored.clone(), facts: Facts::default(), is_adopted: true },
         };
         let mut packing = Packing::new(hub, repo, push);
         packing.since = since;
@@ -178,15 +184,10 @@ impl Packing {
         Ok(Some(&mut found.finished.facts))
     }
 
-    /// True if packs are stored as they came.
-    pub fn adopts(&self) -> bool {
-        !self.adopted.is_empty()
-    }
-
     /// Whether the events of adopted packs fit a frame each; those of packs that are written always do.
     pub fn fits(&self) -> bool {
         let fits = |adopted: &Adopted| {
-            let Finished { pack, facts } = &adopted.finished;
+            let Finished { pack, facts, .. } = &adopted.finished;
             (pack.rows.len() * EVENT_ROW_BYTES) as u64 + facts.event_bytes <= EVENT_BYTES_TARGET
         };
         self.adopted.iter().all(fits)
@@ -196,7 +197,7 @@ impl Packing {
     fn adopt(&mut self) -> Result<(), HubError> {
         for Adopted { upload, mut finished } in std::mem::take(&mut self.adopted) {
             finished.facts.sort();
-            // A pack of this name that came in between is somebody else's: it must not be taken back with this push.
+            // One of this name that came in between is another request's. It may be under a name that was retired meanwhile.
             if upload.adopt()? != Created::New {
                 let text = "another server took the same pack in at the same time: upload it again".to_owned();
                 return Err(HubError::Unavailable(text));
@@ -210,10 +211,16 @@ impl Packing {
     pub fn finish(mut self) -> Result<(Vec<EventBody>, StoredPacks), HubError> {
         self.adopt()?;
         self.close()?;
-        let keys = self.finished.iter().map(|finished| StoreKey::pack(finished.pack.pack)).collect();
-        let stored = StoredPacks { store: Arc::clone(&self.store), keys, since: self.since };
+        let stored = self.stored();
         let finished = std::mem::take(&mut self.finished);
         Ok((finished.into_iter().map(|finished| finished.event(self.repo)).collect(), stored))
+    }
+
+    /// What the store has of this request.
+    fn stored(&self) -> StoredPacks {
+        let written = self.finished.iter().filter(|finished| !finished.is_adopted);
+        let keys = written.map(|finished| StoreKey::pack(finished.pack.pack)).collect();
+        StoredPacks { store: Arc::clone(&self.store), keys, since: self.since }
     }
 
     /// The open pack, with room for a payload of `bytes` and `event_bytes` more in its event.
@@ -243,7 +250,7 @@ impl Packing {
             facts.sort();
             if writer.rows() > 0 {
                 let pack = writer.finish()?;
-                self.finished.push(Finished { pack, facts });
+                self.finished.push(Finished { pack, facts, is_adopted: false });
             }
         }
         Ok(())
@@ -259,8 +266,7 @@ impl Facts {
 
 impl Drop for Packing {
     fn drop(&mut self) {
-        let keys = self.finished.iter().map(|finished| StoreKey::pack(finished.pack.pack)).collect();
-        drop(StoredPacks { store: Arc::clone(&self.store), keys, since: self.since });
+        drop(self.stored());
     }
 }
 
@@ -292,7 +298,7 @@ impl StoredPacks {
 }
 
 impl ProposedPacks {
-    /// No event names them, and none will: they are removed. Blocking.
+    /// No event names them, and none will: those that were written here are removed. Blocking.
     pub fn remove(self) {
         drop(StoredPacks { store: self.store, keys: self.keys, since: Position::ZERO });
     }

@@ -85,8 +85,6 @@ struct Ready {
     conditions: Vec<Condition>,
     events: Vec<EventBody>,
     stored: StoredPacks,
-    /// They are uploads that came only once.
-    adopted: bool,
     /// Blobs that waited in quarantine.
     taken_in: Vec<StoreKey>,
     answer: PushAnswer,
@@ -160,7 +158,7 @@ impl Hub {
                 };
             }
         };
-        let Ready { conditions, events, stored, adopted, taken_in, answer } = ready;
+        let Ready { conditions, events, stored, taken_in, answer } = ready;
         let proposal = Proposal { push: key.push, fingerprint: key.fingerprint, actor, conditions, events };
         match self.append_packs(proposal, stored).await {
             Ok(appended) if appended.repeated => self.accepted_before(caller, name, branch).await.map(Some),
@@ -171,10 +169,7 @@ impl Hub {
             Err(HubError::NotAppended(Reason::Condition(Condition::RepoLive(_)))) => {
                 Err(HubError::NotFound("the repository was deleted while the push was under way".to_owned()))
             }
-            // The store has them no more, and they came only once.
-            Err(HubError::NotAppended(Reason::Condition(_))) if adopted => Err(HubError::Unavailable(
-                "the repository changed while the push was being decided: upload the packs again".to_owned(),
-            )),
+            // Adopted packs lie in the store, and are read from there now.
             Err(HubError::NotAppended(Reason::Condition(_))) => Ok(None),
             Err(error @ HubError::NotAppended(Reason::RefNameClash { .. })) => {
                 Ok(Some(PushAnswer { ok: false, message: error.to_string(), ..answer }))
@@ -302,13 +297,12 @@ impl Hub {
         if !packing.fits() {
             return Ok(None);
         }
-        let adopted = packing.adopts();
         let (mut events, stored) = packing.finish()?;
         plant_rows_for_new_only(view, repo, &mut events)?;
         let moved = Move { branch: &asked.branch, old, new: taken.tip, forced: !forward };
         let conditions = moved.propose(repo, view, refs.is_empty(), &mut events);
         let answer = accepted(asked, &taken, &refs);
-        Ok(Some(Ok(Ready { conditions, events, stored, adopted, taken_in: taken.taken_in, answer })))
+        Ok(Some(Ok(Ready { conditions, events, stored, taken_in: taken.taken_in, answer })))
     }
 
     /// Why a new branch may not have this name.
