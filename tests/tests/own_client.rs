@@ -9,6 +9,8 @@
 
 #[path = "own_client/bucket.rs"]
 mod bucket;
+#[path = "own_client/door.rs"]
+mod door;
 #[path = "own_client/hostile.rs"]
 mod hostile;
 #[path = "own_client/interrupted.rs"]
@@ -19,5 +21,7 @@ mod rig;
 mod stock_hub;
 #[path = "own_client/transfer.rs"]
 mod transfer;
+#[path = "own_client/uploads.rs"]
+mod uploads;
 #[path = "own_client/verify.rs"]
 mod verify;

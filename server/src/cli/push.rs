@@ -19,7 +19,8 @@ use crate::{
 #[derive(Args, Debug)]
 #[command(after_help = token_help!("Sends what the hub lacks of the branch and moves the branch there, at once or not at all. Nothing of
 the repository changes but the tracking ref of a remote with this URL. An interrupted push can be
-repeated: what was sent is not sent again.
+repeated: what was sent is not sent again. A hub's bucket is spoken to only at the endpoint that is
+named here: no hub chooses which service of this machine is asked.
 
 Example:
   MUSE_TOKEN=$(reprise token create --owner me --secret-only) \\
@@ -38,6 +39,9 @@ pub struct Push {
     /// Move the branch even if commits are given up by it
     #[arg(long)]
     force: bool,
+    /// Upload to the hub's bucket itself if the hub gives addresses at this endpoint, which is on this machine
+    #[arg(long, env = "REPRISE_BUCKET_ENDPOINT", value_name = "URL", value_parser = Address::of_bucket)]
+    bucket_endpoint: Option<Address>,
     #[command(flatten)]
     credentials: Credentials,
 }
@@ -50,6 +54,7 @@ impl Push {
         let token = self.credentials.token(environment, &self.url)?;
         let pushed = attend(output, async |attended| {
             let remote = Remote::new(self.url.clone(), token, attended.stop.clone())?;
+            let remote = remote.with_bucket(self.bucket_endpoint);
             let fetch = Fetch { repository, remote, counter: attended.counter, stop: attended.stop };
             push::push(&fetch, &branch, self.force).await
         });

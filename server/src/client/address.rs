@@ -44,13 +44,22 @@ impl Address {
 }
 
 impl Address {
-    /// Another server and what to ask it for, if an absolute URL leads to one that this client speaks to: over plain HTTP, on this
-    /// machine.
-    pub fn elsewhere(url: &str) -> Option<(Address, String)> {
+    /// The endpoint of a bucket, as its user names it.
+    ///
+    /// Errors: why it is none that this client speaks to: over plain HTTP, on this machine.
+    pub fn of_bucket(text: &str) -> Result<Address, String> {
+        let address: Address = text.parse()?;
+        match address.is_loopback() && address.path.is_empty() {
+            true => Ok(address),
+            false => Err(format!("'{text}' is not an endpoint on this machine (http://127.0.0.1:port)")),
+        }
+    }
+
+    /// What a URL asks this server for; `None` if it leads to another.
+    pub fn asked_by(&self, url: &str) -> Option<String> {
         let rest = url.strip_prefix(SCHEME)?;
         let (authority, path) = rest.split_at(rest.find('/')?);
-        let address: Address = format!("{SCHEME}{authority}").parse().ok()?;
-        (address.is_loopback() && is_plain(path)).then(|| (address, path.to_owned()))
+        (authority.eq_ignore_ascii_case(self.authority()) && is_plain(path)).then(|| path.to_owned())
     }
 }
 
@@ -127,13 +136,24 @@ mod tests {
     }
 
     #[test]
-    fn another_server_is_spoken_to_on_this_machine_only() {
-        let (address, path) = Address::elsewhere("http://127.0.0.1:9000/bucket/key?X-Amz-Date=1").unwrap();
-        assert_eq!((address.authority(), address.port), ("127.0.0.1:9000", 9_000));
-        assert_eq!(path, "/bucket/key?X-Amz-Date=1");
-        for url in ["https://127.0.0.1/x", "http://bucket.example/x", "http://127.0.0.1", "/x", "http://127.0.0.1/x y"]
-        {
-            assert!(Address::elsewhere(url).is_none(), "{url}");
+    fn a_bucket_is_on_this_machine_and_only_its_own_addresses_lead_to_it() {
+        let bucket = Address::of_bucket("http://localhost:9000").unwrap();
+        let asked = bucket.asked_by("http://LocalHost:9000/bucket/key?X-Amz-Date=1");
+        assert_eq!(asked.unwrap(), "/bucket/key?X-Amz-Date=1");
+        for url in [
+            "https://localhost:9000/x",
+            "http://localhost:9001/x",
+            "http://localhost/x",
+            "http://127.0.0.1:9000/x",
+            "http://localhost:9000@other/x",
+            "http://localhost:9000",
+            "http://localhost:9000/x y",
+            "/x",
+        ] {
+            assert_eq!(bucket.asked_by(url), None, "{url}");
+        }
+        for text in ["http://bucket.example", "https://127.0.0.1", "http://127.0.0.1:9000/bucket", "127.0.0.1:9000"] {
+            assert!(Address::of_bucket(text).is_err(), "{text}");
         }
     }
 

@@ -1,18 +1,19 @@
 //! A push by direct transfer (API.md, "push by pack"): packs are uploaded one by one, then one request unpacks them and moves the
 //! branch.
 //!
-//! A server with a bucket wants them there; where this client does not reach it, they go through the server.
+//! A server with a bucket wants them there. They go there if the user named that bucket, else through the server: services of the
+//! user's machine trust whoever reaches them, and a server must not choose which of them this client asks, or how.
 //!
 //! Invariants: the branch moves with that one request or not at all, and its key makes asking again harmless. What an interrupted
 //! push has uploaded is used by its repetition, if the server still has it and the same is to be sent. The token goes to the
-//! server only.
+//! server only. No header that a server names is sent but those that a bucket needs.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use bytes::Bytes;
 use hyper::{
     Method, StatusCode,
-    header::{self, HeaderName, InvalidHeaderName},
+    header::{self, HeaderName},
 };
 use reprise_engine::{
     clock::{SystemRandom, random16},
@@ -23,7 +24,6 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ClientError,
-    address::Address,
     counter::Unit,
     fetch::{Fetch, blocking, is_unknown_endpoint},
     files::{self, Found},
@@ -48,11 +48,13 @@ pub struct Target {
 }
 
 /// Sends `items` and moves the branch. `None` if the hub knows no direct transfer; then nothing was sent.
+///
+/// Errors: `Answered` with 413 if the hub takes less at once, among others.
 pub async fn push(fetch: &Fetch, target: &Target, items: &[Item]) -> Result<Option<PushAnswer>, ClientError> {
     let mut sending = Upload::resume(fetch, target, items)?;
     let answer = match sending.finish(fetch, target, items).await {
-        // The server forgot what an interrupted push had uploaded.
-        Err(error) if sending.is_resumed && error.status() == Some(StatusCode::NOT_FOUND) => {
+        // The server has an upload no more: it is over, or a sweep came in between.
+        Err(error) if !sending.uploads.is_empty() && error.status() == Some(StatusCode::NOT_FOUND) => {
             sending = Upload::begin(target, items)?;
             sending.finish(fetch, target, items).await
         }
@@ -74,8 +76,6 @@ struct Upload {
     /// Items in the finished uploads.
     sent: usize,
     uploads: Vec<String>,
-    #[serde(skip)]
-    is_resumed: bool,
 }
 
 /// Where the server wants a pack.
@@ -92,7 +92,7 @@ impl Upload {
     fn begin(target: &Target, items: &[Item]) -> Result<Upload, ClientError> {
         let random = random16(&SystemRandom).map_err(|error| ClientError::Refused(error.to_string()))?;
         let key = PushId::from_random(random).to_string();
-        Ok(Upload { name: name_of(target, items), key, sent: 0, uploads: Vec::new(), is_resumed: false })
+        Ok(Upload { name: name_of(target, items), key, sent: 0, uploads: Vec::new() })
     }
 
     fn resume(fetch: &Fetch, target: &Target, items: &[Item]) -> Result<Upload, ClientError> {
@@ -102,10 +102,7 @@ impl Upload {
             _ => None,
         };
         let same = |noted: &Upload| noted.name == name_of(target, items) && noted.sent <= items.len();
-        match noted.filter(same) {
-            Some(noted) => Ok(Upload { is_resumed: true, ..noted }),
-            None => Upload::begin(target, items),
-        }
+        noted.filter(same).map_or_else(|| Upload::begin(target, items), Ok)
     }
 
     async fn finish(&mut self, fetch: &Fetch, target: &Target, items: &[Item]) -> Result<PushAnswer, ClientError> {
@@ -150,14 +147,14 @@ impl Upload {
 
 /// Uploads one pack; the name that the server gave it.
 async fn upload(fetch: &Fetch, pack: &PackFile) -> Result<String, ClientError> {
-    let (mut tries, mut direct) = (1, true);
+    let (mut tries, mut direct) = (1, fetch.remote.reaches_bucket());
     loop {
         let presigned = presign(fetch, pack, direct).await?;
         let (remote, path, is_bucket) = match fetch.remote.address.endpoint(&presigned.url) {
             Ok(path) => (fetch.remote.clone(), path, false),
-            Err(url) => match Address::elsewhere(&url) {
-                Some((address, path)) => (fetch.remote.elsewhere(address), path, true),
-                // A bucket that this client does not speak to.
+            Err(url) => match fetch.remote.bucket(&url) {
+                Some((bucket, path)) => (bucket, path, true),
+                // A bucket that the user did not name.
                 None if direct => {
                     direct = false;
                     continue;
@@ -205,14 +202,18 @@ async fn put(
 ) -> Result<(), ClientError> {
     fetch.counter.begin("uploading", Unit::Bytes, pack.bytes);
     let sending = Sending::File(pack.path.clone(), pack.bytes, fetch.counter.clone());
-    // Its length goes with a body anyway.
-    let others = headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case(header::CONTENT_LENGTH.as_str()));
-    let named = others.map(|(name, value)| Ok((name.parse::<HeaderName>()?, value.clone())));
-    let headers: Result<Vec<_>, InvalidHeaderName> = named.collect();
-    let headers = headers.map_err(|error| ClientError::untrusted(format!("a header for the pack: {error}")))?;
+    let headers = headers.iter().filter_map(|(name, value)| Some((of_a_bucket(name)?, value.clone()))).collect();
     // The ticket in the address is the right.
     let put = Ask { method: Method::PUT, path, headers, with_token: false, sending };
     remote.patiently(async || remote.send(&put).await?.bytes(PRESIGNED_BYTES_MAX).await).await.map(drop)
+}
+
+/// The header of this name, if buckets need it. The length goes with a body anyway; without others that the address is signed
+/// with the bucket refuses, and the pack goes through the server.
+fn of_a_bucket(name: &str) -> Option<HeaderName> {
+    let name: HeaderName = name.parse().ok()?;
+    let allowed = [header::CONTENT_TYPE, header::IF_NONE_MATCH].contains(&name) || name.as_str().starts_with("x-amz-");
+    allowed.then_some(name)
 }
 
 /// Equal for equal pushes, another one for others.
@@ -230,11 +231,25 @@ fn note_path(fetch: &Fetch) -> PathBuf {
     fetch.repository.muse(DIRECTORY).join("uploads.json")
 }
 
-/// Uploads that one push may unpack, and objects in them: what is more goes over the stock endpoints.
-pub const UPLOADS_MAX: usize = 16;
-/// See [`UPLOADS_MAX`].
-pub const ROWS_MAX: usize = 262_144;
 const UPLOAD_TRIES: u32 = 3;
 const NOTE_BYTES_MAX: u64 = 1 << 20;
 const PRESIGNED_BYTES_MAX: u64 = 1 << 16;
 const ANSWER_BYTES_MAX: u64 = 32 << 20;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_server_names_no_header_but_those_of_a_bucket() {
+        for name in ["x-amz-checksum-sha256", "X-Amz-Date", "If-None-Match", "content-type"] {
+            assert_eq!(of_a_bucket(name).unwrap().as_str(), name.to_ascii_lowercase());
+        }
+        for name in
+            ["host", "authorization", "cookie", "content-length", "transfer-encoding", "connection", "x-amz", "a b", ""]
+        {
+            assert_eq!(of_a_bucket(name), None, "{name}");
+        }
+    }
+}

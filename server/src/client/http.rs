@@ -33,6 +33,8 @@ use crate::hub::Secret;
 pub struct Remote {
     /// Where it is.
     pub address: Address,
+    /// Where its user says that its bucket is.
+    bucket: Option<Address>,
     token: Option<Secret>,
     stop: CancellationToken,
 }
@@ -82,12 +84,25 @@ impl Remote {
                 address.authority()
             )));
         }
-        Ok(Remote { address, token, stop })
+        Ok(Remote { address, bucket: None, token, stop })
     }
 
-    /// Another server, which gets no token.
-    pub fn elsewhere(&self, address: Address) -> Remote {
-        Remote { address, token: None, stop: self.stop.clone() }
+    /// The same hub, its bucket being here.
+    #[must_use]
+    pub fn with_bucket(self, bucket: Option<Address>) -> Remote {
+        Remote { bucket, ..self }
+    }
+
+    /// Whether addresses in its bucket are of use.
+    pub fn reaches_bucket(&self) -> bool {
+        self.bucket.is_some()
+    }
+
+    /// The bucket, which gets no token, and what to ask it for, if a URL of the hub's leads there.
+    pub fn bucket(&self, url: &str) -> Option<(Remote, String)> {
+        let address = self.bucket.as_ref()?;
+        let path = address.asked_by(url)?;
+        Some((Remote { address: address.clone(), bucket: None, token: None, stop: self.stop.clone() }, path))
     }
 
     /// A request to an endpoint of the repository.

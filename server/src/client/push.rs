@@ -3,11 +3,12 @@
 //! Invariants: the branch moves last and at once, or not at all; nothing of the repository changes but the tracking ref of a remote
 //! that has this URL. What an interrupted push sent is not sent again.
 
+use hyper::StatusCode;
 use reprise_engine::id::{Kind, ObjectId};
 
 use super::{
     ClientError, Repository,
-    direct_push::{self, ROWS_MAX, Target, UPLOADS_MAX},
+    direct_push::{self, Target},
     fetch::{Fetch, blocking},
     files, history, http,
     incoming::{DIRECTORY, give_up},
@@ -18,6 +19,7 @@ use super::{
     stock::{self, PushAnswer},
     stock_push,
 };
+use crate::hub::limits::{UNPACK_ROWS_MAX, UPLOADS_PER_REPO_MAX};
 
 /// What was pushed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,11 +71,12 @@ async fn send(fetch: &Fetch, branch: &str, head: ObjectId, force: bool) -> Resul
         Outgoing::collect(repository, head, &known, counter, stop)
     })
     .await?;
-    let missing = Outgoing::sizes(&fetch.repository, &stock::missing(&fetch.remote, &outgoing.blobs).await?)?;
+    let mut missing = Outgoing::sizes(&fetch.repository, &stock::missing(&fetch.remote, &outgoing.blobs).await?)?;
     let repo = refs.repo_id.parse().map_err(ClientError::untrusted)?;
     let target = Target { repo, branch: branch.to_owned(), tip: head, force };
     let (commits, snapshots) = (outgoing.commits.len() as u64, outgoing.snapshots.len() as u64);
-    let answer = match by_packs(fetch, &target, &outgoing, &missing).await? {
+    let blobs = missing.len() as u64;
+    let answer = match by_packs(fetch, &target, &outgoing, &mut missing).await? {
         Some(answer) => answer,
         None => by_bodies(fetch, &target, outgoing, &missing).await?,
     };
@@ -81,27 +84,55 @@ async fn send(fetch: &Fetch, branch: &str, head: ObjectId, force: bool) -> Resul
     if !answer.ok {
         return Err(ClientError::Refused(format!("the server refused the push: {message}")));
     }
-    Ok(Pushed { head, commits, snapshots, blobs: missing.len() as u64, message })
+    Ok(Pushed { head, commits, snapshots, blobs, message })
 }
 
-/// Direct transfer; `None` if the hub has none, or it takes less at once than this needs.
+/// Direct transfer; `None` if the hub has none, or it takes less at once than this needs. What is still `missing` then is left.
 async fn by_packs(
     fetch: &Fetch,
     target: &Target,
     outgoing: &Outgoing,
-    missing: &[(ObjectId, u64)],
+    missing: &mut Vec<(ObjectId, u64)>,
 ) -> Result<Option<PushAnswer>, ClientError> {
     let mut items = packs::items(&fetch.repository, outgoing, missing)?;
-    let is_too_much = |items: &[Item]| items.len() > ROWS_MAX || packs::count(items) > UPLOADS_MAX;
-    if is_too_much(&items) {
-        items.retain(|item| item.kind != Kind::Blob);
-        if is_too_much(&items) {
-            return Ok(None);
-        }
-        // Blobs go ahead; the records that name them follow as packs.
-        stock_push::blobs(fetch, missing).await?;
+    if let Sent::Answered(answer) = at_once(fetch, target, &items).await? {
+        return Ok(answer);
     }
-    direct_push::push(fetch, target, &items).await
+    items.retain(|item| item.kind != Kind::Blob);
+    if missing.is_empty() || !is_taken_at_once(&items) {
+        return Ok(None);
+    }
+    // Blobs go ahead; the records that name them follow as packs.
+    stock_push::blobs(fetch, missing).await?;
+    missing.clear();
+    match at_once(fetch, target, &items).await? {
+        Sent::Answered(answer) => Ok(answer),
+        Sent::TooMuch => Ok(None),
+    }
+}
+
+/// What came of one push by packs.
+enum Sent {
+    /// `None`: the hub has no direct transfer.
+    Answered(Option<PushAnswer>),
+    /// It is more than the hub takes at once.
+    TooMuch,
+}
+
+async fn at_once(fetch: &Fetch, target: &Target, items: &[Item]) -> Result<Sent, ClientError> {
+    if !is_taken_at_once(items) {
+        return Ok(Sent::TooMuch);
+    }
+    match direct_push::push(fetch, target, items).await {
+        // This hub takes less than others.
+        Err(error) if error.status() == Some(StatusCode::PAYLOAD_TOO_LARGE) => Ok(Sent::TooMuch),
+        answer => answer.map(Sent::Answered),
+    }
+}
+
+/// Whether hubs take this by one unpack.
+fn is_taken_at_once(items: &[Item]) -> bool {
+    items.len() <= UNPACK_ROWS_MAX && packs::count(items) <= UPLOADS_PER_REPO_MAX
 }
 
 /// The endpoints that every hub has.

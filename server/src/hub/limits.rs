@@ -6,6 +6,12 @@ use std::time::Duration;
 
 use reprise_engine::limits as engine;
 
+/// Rows of the packs that one `push/unpack-mpack` takes, and packs in it: what a hub takes unless it is configured otherwise, and
+/// what our own client sends at most.
+pub const UNPACK_ROWS_MAX: usize = 131_072;
+/// See [`UNPACK_ROWS_MAX`].
+pub const UPLOADS_PER_REPO_MAX: usize = 16;
+
 /// The bounds of one server. All configurable; [`Limits::default`] is what `serve` uses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
@@ -155,8 +161,8 @@ impl Default for Limits {
             upload_bytes_max: engine::PACK_BYTES_MAX + (16 << 20),
             uploads_bytes_max: 16 << 30,
             uploads_max: 64,
-            uploads_per_repo_max: 16,
-            unpack_rows_max: 131_072,
+            uploads_per_repo_max: UPLOADS_PER_REPO_MAX,
+            unpack_rows_max: UNPACK_ROWS_MAX,
             upload_time_max: Duration::from_secs(3_600),
             download_time_max: Duration::from_secs(900),
             missing_listed_max: 20,

@@ -342,3 +342,38 @@ fn words_of_a_server_do_not_steer_the_terminal() {
     let said = user.refused(&["clone", &rude.url, "bait"]);
     assert!(said.contains("403") && !said.contains(['\u{1b}', '\u{7}']), "{said:?}");
 }
+
+#[test]
+fn a_hub_chooses_no_service_of_this_machine_and_no_header_of_a_request() {
+    let service = Hostile::new(Box::new(|_| answer(&Value::map([("ok", Value::Bool(true))]))));
+    let origin = service.url.strip_suffix("/eve/bait").unwrap().to_owned();
+    let repository = small();
+    let missing = Value::map([("missing", Value::strs(repository.objects.keys()))]);
+    let headers = [("host", "docker"), ("authorization", "Basic x"), ("x-amz-meta-a", "b"), ("if-none-match", "*")];
+    let presigned = Value::map([
+        ("upload", Value::str("one")),
+        ("url", Value::str(format!("{origin}/v1/kv/key?x=y"))),
+        ("headers", Value::map(headers.map(|(name, value)| (name, Value::str(value))))),
+    ]);
+    let hub = Hostile::new(Box::new(move |path| match path {
+        "/eve/bait/refs" => answer(&refs(&[])),
+        "/eve/bait/filter-objects" => answer(&missing),
+        "/eve/bait/push/mpack-presign" => answer(&presigned),
+        _ => not_found(),
+    }));
+    let mut user = User::new("secret-token");
+    muse_directory::write(&repository, &user.path("work"));
+    let said = user.refused(&["push", "work", &hub.url]);
+    assert!(said.contains("it wants the pack elsewhere") && !said.contains("x=y"), "{said}");
+    assert_eq!(service.asked.lock().unwrap().len(), 0);
+    // A user who names that address as the bucket's: the pack goes there, with a bucket's headers and no others.
+    user.bucket = Some(origin);
+    user.refused(&["push", "work", &hub.url]);
+    let asked = service.asked.lock().unwrap().concat().to_ascii_lowercase();
+    assert!(asked.starts_with("put /v1/kv/key?x=y"), "{asked}");
+    assert!(asked.contains("x-amz-meta-a: b") && asked.contains("if-none-match: *"), "{asked}");
+    assert!(
+        !asked.contains("docker") && !asked.contains("authorization") && !asked.contains("secret-token"),
+        "{asked}"
+    );
+}

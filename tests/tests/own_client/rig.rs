@@ -20,7 +20,7 @@ pub struct Rig {
     pub server: ServerProcess,
     pub user: User,
     pub url: String,
-    data: DataDir,
+    pub data: DataDir,
 }
 
 impl Rig {
@@ -64,11 +64,13 @@ impl Rig {
 pub struct User {
     dir: tempfile::TempDir,
     token: String,
+    /// What he calls the endpoint of the hub's bucket.
+    pub bucket: Option<String>,
 }
 
 impl User {
     pub fn new(token: &str) -> User {
-        User { dir: tempfile::tempdir().unwrap(), token: token.to_owned() }
+        User { dir: tempfile::tempdir().unwrap(), token: token.to_owned(), bucket: None }
     }
 
     pub fn token(&self) -> &str {
@@ -83,6 +85,7 @@ impl User {
         let mut command = Command::new(binary("reprise"));
         command.args(arguments).current_dir(self.dir.path()).stdin(Stdio::null());
         command.env("MUSE_TOKEN", &self.token).env("HOME", self.dir.path());
+        command.envs(self.bucket.iter().map(|endpoint| ("REPRISE_BUCKET_ENDPOINT", endpoint)));
         command
     }
 

@@ -1,60 +1,18 @@
 //! A hub that knows no direct transfer: everything goes over the endpoints that every hub has.
 
-use std::{
-    io::{BufRead, BufReader, Read, Write, copy},
-    net::{Shutdown, TcpListener, TcpStream},
-    thread,
-};
-
 use reprise_tests::{
     client::{Repository, muse_directory},
     seeds,
 };
 
-use crate::rig::{BRANCHES, Rig};
+use crate::{
+    door,
+    rig::{BRANCHES, Rig},
+};
 
 /// The address of a server before `server` that does not know the endpoints of direct transfer.
 fn without_direct_transfer(server: &str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let server = server.to_owned();
-    // Ends with the test's process; every connection ends with its client.
-    thread::spawn(move || {
-        for client in listener.incoming().map_while(Result::ok) {
-            let server = server.clone();
-            thread::spawn(move || answer(client, &server));
-        }
-    });
-    address
-}
-
-fn answer(mut client: TcpStream, server: &str) {
-    let mut reader = BufReader::new(client.try_clone().unwrap());
-    let (mut head, mut length) = (String::new(), 0);
-    while !head.ends_with("\r\n\r\n") {
-        let start = head.len();
-        if reader.read_line(&mut head).unwrap_or(0) == 0 {
-            return;
-        }
-        if let Some(value) = head[start..].to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
-        }
-    }
-    let mut body = reader.take(length);
-    if head.lines().next().unwrap().contains("mpack") {
-        copy(&mut body, &mut std::io::sink()).ok();
-        client.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok();
-        return;
-    }
-    let mut server = TcpStream::connect(server).unwrap();
-    server.write_all(head.as_bytes()).ok();
-    let mut back = server.try_clone().unwrap();
-    let answers = thread::spawn(move || {
-        copy(&mut back, &mut client).ok();
-        client.shutdown(Shutdown::Both).ok();
-    });
-    copy(&mut body, &mut server).ok();
-    answers.join().unwrap();
+    door::before(server, |line| line.contains("mpack").then_some(door::NOT_FOUND))
 }
 
 #[test]
