@@ -153,6 +153,8 @@ impl LimitChange {
             small_uploads_per_place: count,
             questions_max: count,
             object_reads_max: count,
+            arrivals_max: count,
+            arrivals_per_repo_max: count,
             waiting_max: count,
             waiting_time_max: seconds,
             connections_max: count,

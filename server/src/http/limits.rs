@@ -7,19 +7,17 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout},
-};
+use hyper::Method;
+use tokio::time::Instant;
 
-use crate::hub::{HubError, Limits};
+use crate::{
+    http::gate::{Gate, Place, SharedGate},
+    hub::{HubError, Limits},
+};
 
 /// The places of one server.
 pub struct Admission {
@@ -28,6 +26,7 @@ pub struct Admission {
     uploads: Gate,
     questions: Gate,
     objects: Gate,
+    arrivals: SharedGate,
     rates: Option<Rates>,
 }
 
@@ -44,15 +43,23 @@ impl Admission {
             uploads: shared("push/objects", limits.object_uploads_max, small),
             questions: gate("index", limits.questions_max),
             objects: gate("objects", limits.object_reads_max),
+            arrivals: SharedGate::new(gate("upload by address", limits.arrivals_max), limits.arrivals_per_repo_max),
             rates: (limits.requests_per_second > 0).then(|| Rates::new(limits)),
         }
     }
 
-    /// A place for a request on `route`, if the route is one that needs it. `body`: the bytes it says that its body has.
-    pub async fn enter(&self, route: &str, body: Option<u64>) -> Result<Option<Place>, HubError> {
+    /// A place for a request, if its route is one that needs it.
+    pub async fn enter(&self, entering: Entering<'_>) -> Result<Option<Place>, HubError> {
+        let Entering { method, route, path, body } = entering;
         let gate = match route {
+            BLOB | PACK if method == Method::PUT => {
+                return self.arrivals.enter(repository(path)).await.map(Some);
+            }
+            BLOB | PACK => &self.objects,
+            // Its body only names what it will work on.
+            UNPACK => return self.pushes.enter(false).await.map(Some),
             "/{owner}/{slug}/fetch" | "/{owner}/{slug}/fetch/mpack" | "/{owner}/{slug}/fetch/presign" => &self.fetches,
-            "/{owner}/{slug}/push" | "/{owner}/{slug}/push/unpack-mpack" => &self.pushes,
+            "/{owner}/{slug}/push" => &self.pushes,
             "/{owner}/{slug}/push/objects" => &self.uploads,
             "/{owner}/{slug}/filter-objects"
             | "/{owner}/{slug}/presign"
@@ -60,7 +67,6 @@ impl Admission {
             | "/{owner}/{slug}/push/mpack-presign"
             | "/{owner}/{slug}/releases"
             | "/api/v1/repos" => &self.questions,
-            "/{owner}/{slug}/objects/{id}" | "/{owner}/{slug}/mpack/{id}" => &self.objects,
             _ => return Ok(None),
         };
         gate.enter(body.is_some_and(|bytes| bytes <= SMALL_BODY_BYTES)).await.map(Some)
@@ -69,82 +75,6 @@ impl Admission {
     /// Counts a request of `client`; `Busy` when it asks too often.
     pub fn rate(&self, client: IpAddr) -> Result<(), HubError> {
         self.rates.as_ref().map_or(Ok(()), |rates| rates.count(client, Instant::now()))
-    }
-}
-
-/// The place of a request, if its route needs one: held by the answer and by the work that outlives it.
-#[derive(Clone, Default)]
-pub struct HeldPlace(#[allow(dead_code, reason = "held, never looked at")] Option<Arc<Place>>);
-
-impl From<Option<Place>> for HeldPlace {
-    fn from(place: Option<Place>) -> HeldPlace {
-        HeldPlace(place.map(Arc::new))
-    }
-}
-
-/// A place among the requests that are worked on. Dropped: free.
-pub struct Place {
-    _permit: OwnedSemaphorePermit,
-}
-
-/// A bounded number of places with a bounded queue before them.
-struct Gate {
-    name: &'static str,
-    places: usize,
-    /// Parts of a place: a small request takes one, any other takes all of a place.
-    parts: u32,
-    free: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    waiting_max: usize,
-    wait: Duration,
-}
-
-impl Gate {
-    fn new(name: &'static str, (places, small): (usize, usize), waiting_max: usize, wait: Duration) -> Gate {
-        let parts = u32::try_from(small).unwrap_or(u32::MAX);
-        let free = Arc::new(Semaphore::new(places.saturating_mul(small).min(Semaphore::MAX_PERMITS)));
-        Gate { name, places, parts, free, waiting: AtomicUsize::new(0), waiting_max, wait }
-    }
-
-    async fn enter(&self, small: bool) -> Result<Place, HubError> {
-        let parts = if small { 1 } else { self.parts };
-        if let Ok(permit) = Arc::clone(&self.free).try_acquire_many_owned(parts) {
-            return Ok(Place { _permit: permit });
-        }
-        let Some(_turn) = Turn::take(&self.waiting, self.waiting_max) else {
-            return Err(HubError::Busy {
-                retry_after: RETRY_FULL,
-                message: format!(
-                    "{} {} requests are being worked on and {} are waiting, which is the limit",
-                    self.places, self.name, self.waiting_max
-                ),
-            });
-        };
-        match timeout(self.wait, Arc::clone(&self.free).acquire_many_owned(parts)).await {
-            Ok(Ok(permit)) => Ok(Place { _permit: permit }),
-            _ => Err(HubError::Unavailable(format!(
-                "no place for a {} request became free within {} s ({} at a time)",
-                self.name,
-                self.wait.as_secs(),
-                self.places
-            ))),
-        }
-    }
-}
-
-/// One of the waiting; given back on drop, so that a client that goes away leaves the queue.
-struct Turn<'a>(&'a AtomicUsize);
-
-impl Turn<'_> {
-    fn take(waiting: &AtomicUsize, max: usize) -> Option<Turn<'_>> {
-        let more = |count: usize| (count < max).then_some(count + 1);
-        waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Turn(waiting))
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -214,10 +144,30 @@ fn network(client: IpAddr) -> IpAddr {
     }
 }
 
+/// A request that wants to be worked on.
+#[derive(Clone, Copy)]
+pub struct Entering<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// The pattern of its route.
+    pub route: &'a str,
+    /// Its path.
+    pub path: &'a str,
+    /// The bytes it says that its body has.
+    pub body: Option<u64>,
+}
+
+/// The part of a path that names the repository.
+fn repository(path: &str) -> &str {
+    let end = path.match_indices('/').nth(2).map_or(path.len(), |(at, _)| at);
+    &path[..end]
+}
+
+const BLOB: &str = "/{owner}/{slug}/objects/{id}";
+const PACK: &str = "/{owner}/{slug}/mpack/{id}";
+const UNPACK: &str = "/{owner}/{slug}/push/unpack-mpack";
 /// An upload up to this is small: what it takes of memory is no more than a connection's buffers.
 const SMALL_BODY_BYTES: u64 = 256 << 10;
-/// When a full queue is worth another try.
-const RETRY_FULL: Duration = Duration::from_secs(5);
 /// Addresses that the rate limit remembers.
 const CLIENTS_MAX: usize = 65_536;
 
@@ -225,7 +175,20 @@ const CLIENTS_MAX: usize = 65_536;
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+    use std::sync::Arc;
+
     use super::*;
+
+    impl Admission {
+        async fn post(&self, route: &str, body: Option<u64>) -> Result<Option<Place>, HubError> {
+            let route = format!("/{{owner}}/{{slug}}/{route}");
+            self.enter(Entering { method: &Method::POST, route: &route, path: "/a/b/x", body }).await
+        }
+
+        async fn put(&self, route: &str, path: &str) -> Result<Option<Place>, HubError> {
+            self.enter(Entering { method: &Method::PUT, route, path, body: None }).await
+        }
+    }
 
     fn limits() -> Limits {
         Limits {
@@ -241,22 +204,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_full_queue_is_refused_at_once_and_a_waiting_request_after_its_time() {
         let admission = Arc::new(Admission::new(&limits()));
-        let place = admission.enter("/{owner}/{slug}/push", None).await.unwrap().expect("a push needs a place");
+        let place = admission.post("push", None).await.unwrap().expect("a push needs a place");
         let waiting = tokio::spawn({
             let admission = Arc::clone(&admission);
-            async move { admission.enter("/{owner}/{slug}/push", None).await.map(drop) }
+            async move { admission.post("push", None).await.map(drop) }
         });
         tokio::task::yield_now().await;
-        assert!(matches!(admission.enter("/{owner}/{slug}/push", None).await, Err(HubError::Busy { .. })));
+        assert!(matches!(admission.post("push", None).await, Err(HubError::Busy { .. })));
         assert!(matches!(waiting.await.unwrap(), Err(HubError::Unavailable(_))));
         drop(place);
-        assert!(admission.enter("/{owner}/{slug}/push", None).await.unwrap().is_some());
+        assert!(admission.post("push", None).await.unwrap().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn small_uploads_share_a_place_and_a_large_one_has_one_for_itself() {
         let admission = Admission::new(&limits());
-        let push = |bytes| admission.enter("/{owner}/{slug}/push", Some(bytes));
+        let push = |bytes| admission.post("push", Some(bytes));
         let small = (push(10).await.unwrap(), push(SMALL_BODY_BYTES).await.unwrap());
         assert!(push(10).await.is_err(), "a third one");
         drop(small);
@@ -265,6 +228,29 @@ mod tests {
         drop(large);
         let _small = push(10).await.unwrap();
         assert!(push(SMALL_BODY_BYTES + 1).await.is_err(), "a large one beside a small one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unpack_takes_a_whole_place_however_small_its_body_is() {
+        let admission = Admission::new(&limits());
+        let _unpack = admission.post("push/unpack-mpack", Some(10)).await.unwrap().expect("a place");
+        assert!(admission.post("push/unpack-mpack", Some(10)).await.is_err());
+        assert!(admission.post("push", Some(10)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_uploads_by_address_keep_nobody_from_reading_and_those_of_one_repository_leave_places_for_others() {
+        let limits = Limits { arrivals_max: 3, arrivals_per_repo_max: 2, object_reads_max: 1, ..limits() };
+        let admission = Admission::new(&limits);
+        let blob = admission.put(BLOB, "/a/b/objects/1").await.unwrap();
+        let _pack = admission.put(PACK, "/a/b/mpack/2").await.unwrap();
+        assert!(admission.put(BLOB, "/a/b/objects/3").await.is_err(), "the repository's share");
+        let _other = admission.put(BLOB, "/a/c/objects/3").await.unwrap();
+        assert!(admission.put(BLOB, "/a/d/objects/3").await.is_err(), "all places");
+        let get = Entering { method: &Method::GET, route: BLOB, path: "/a/b/objects/1", body: None };
+        assert!(admission.enter(get).await.unwrap().is_some(), "reads have places of their own");
+        drop(blob);
+        assert!(admission.put(BLOB, "/a/b/objects/3").await.unwrap().is_some());
     }
 
     #[tokio::test]
@@ -283,7 +269,7 @@ mod tests {
         ];
         for (routes, needed) in [(&heavy[..], true), (&["refs", "tags"], false)] {
             for route in routes {
-                let place = admission.enter(&format!("/{{owner}}/{{slug}}/{route}"), None).await.unwrap();
+                let place = admission.post(route, None).await.unwrap();
                 assert_eq!(place.is_some(), needed, "{route}");
             }
         }

@@ -17,6 +17,7 @@ pub mod admin;
 pub mod body;
 pub mod error;
 pub mod extract;
+pub mod gate;
 pub mod health;
 pub mod heartbeat;
 pub mod intake;

@@ -27,9 +27,8 @@ use tracing::Instrument;
 use crate::{
     http::{
         extract::{Path, Query},
-        intake,
-        limits::HeldPlace,
-        range, transfer,
+        gate::HeldPlace,
+        intake, range, transfer,
     },
     hub::{
         Caller, Hub, HubError, Repo,

@@ -29,7 +29,8 @@ use tracing::Instrument;
 use crate::{
     http::{
         extract::is_operator,
-        limits::{Admission, HeldPlace},
+        gate::HeldPlace,
+        limits::{Admission, Entering},
     },
     hub::{Hub, HubError},
     telemetry,
@@ -64,7 +65,11 @@ pub async fn track(State(tracked): State<Tracked>, request: Request, next: Next)
     let allowed =
         rate(&tracked, peer, request.headers()).and_then(|()| has_room(&tracked.hub, &started.route, &request));
     let admitted = match allowed {
-        Ok(()) => tracked.admission.enter(&started.route, stated(request.headers())).await.map(HeldPlace::from),
+        Ok(()) => {
+            let (method, path, body) = (request.method(), request.uri().path(), stated(request.headers()));
+            let entering = Entering { method, route: &started.route, path, body };
+            tracked.admission.enter(entering).await.map(HeldPlace::from)
+        }
         Err(busy) => Err(busy),
     };
     let (mut place, mut response) = match admitted {

@@ -266,7 +266,7 @@ async fn what_a_server_promised_its_successor_keeps() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_are_bounded_in_number_and_bytes_and_end_with_their_time() {
-    let limits = Limits { uploads_per_repo_max: 2, uploads_max: 3, uploads_bytes_max: 1_000, ..Limits::default() };
+    let limits = Limits { uploads_max: 3, uploads_bytes_max: 1_000, ..Limits::default() };
     let rig = Rig::new(limits).await;
     let numbers = AtomicU8::new(0);
     let announce = async |repo: &str, bytes: u64| {
@@ -274,9 +274,7 @@ async fn uploads_are_bounded_in_number_and_bytes_and_end_with_their_time() {
         let body = json!({"bytes": bytes, "sha256": another});
         rig.post_json(&format!("/alice/{repo}/push/mpack-presign"), &body, None).await
     };
-    for (repo, bytes, status) in
-        [("a", 10, 200), ("a", 10, 200), ("a", 10, 429), ("b", 990, 429), ("b", 9, 200), ("b", 9, 429)]
-    {
+    for (repo, bytes, status) in [("a", 10, 200), ("a", 10, 200), ("b", 990, 429), ("b", 9, 200), ("b", 9, 429)] {
         let reply = announce(repo, bytes).await;
         assert_eq!(reply.status.as_u16(), status, "{}", reply.text());
     }

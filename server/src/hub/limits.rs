@@ -62,11 +62,11 @@ pub struct Limits {
     pub plan_objects_max: usize,
     /// Bytes of one uploaded pack: a stored pack, or one that holds a single blob.
     pub upload_bytes_max: u64,
-    /// Bytes that all uploads announced and not yet unpacked have together.
+    /// Bytes that all uploads announced and not yet unpacked have together. Who has most of them makes room for others.
     pub uploads_bytes_max: u64,
-    /// Uploads announced and not yet unpacked, in all.
+    /// Uploads announced and not yet unpacked, in all. Who has most bytes of them makes room for others.
     pub uploads_max: usize,
-    /// The same for one repository, and in one `push/unpack-mpack`.
+    /// Uploads in one `push/unpack-mpack`, and the last so many announcements for one repository that count.
     pub uploads_per_repo_max: usize,
     /// Rows of all packs that are being unpacked, hence of one `push/unpack-mpack`.
     pub unpack_rows_max: usize,
@@ -96,17 +96,23 @@ pub struct Limits {
     pub blocking_jobs_max: usize,
     /// `fetch` requests worked on at a time.
     pub fetches_max: usize,
-    /// `push` requests worked on at a time.
+    /// `push` and `push/unpack-mpack` requests worked on at a time.
     pub pushes_max: usize,
     /// `push/objects` requests worked on at a time.
     pub object_uploads_max: usize,
-    /// Uploads with a body of at most 256 KiB that share one place of the two above: they mostly wait for disk or bucket.
+    /// `push` and `push/objects` requests with a body of at most 256 KiB that share one place of the two above: they mostly wait for
+    /// disk or bucket.
     pub small_uploads_per_place: usize,
     /// Requests that ask the index for much (`filter-objects`, `presign`, `negotiate`, releases) worked on at a time.
     pub questions_max: usize,
-    /// `GET objects/{id}` requests worked on at a time.
+    /// `GET objects/{id}` and `GET mpack/{pack}` requests worked on at a time.
     pub object_reads_max: usize,
-    /// Requests waiting for places of each of the five kinds above; beyond this the answer is 429 at once.
+    /// `PUT objects/{id}` and `PUT mpack/{upload}` requests worked on at a time: a disk and a connection each, and as long as the
+    /// client is slow.
+    pub arrivals_max: usize,
+    /// Those of them for one repository.
+    pub arrivals_per_repo_max: usize,
+    /// Requests waiting for places of each of the kinds above; beyond this the answer is 429 at once.
     pub waiting_max: usize,
     /// How long a request may wait for its turn before it is answered 503. Its body is not read meanwhile, and the stock
     /// client gives a body 60 s in all.
@@ -160,7 +166,7 @@ impl Default for Limits {
             plan_objects_max: 4_000_000,
             upload_bytes_max: engine::PACK_BYTES_MAX + (16 << 20),
             uploads_bytes_max: 16 << 30,
-            uploads_max: 64,
+            uploads_max: 1_024,
             uploads_per_repo_max: UPLOADS_PER_REPO_MAX,
             unpack_rows_max: UNPACK_ROWS_MAX,
             upload_time_max: Duration::from_secs(3_600),
@@ -181,6 +187,8 @@ impl Default for Limits {
             small_uploads_per_place: 8,
             questions_max: 16,
             object_reads_max: 8,
+            arrivals_max: 64,
+            arrivals_per_repo_max: 16,
             waiting_max: 256,
             waiting_time_max: Duration::from_secs(20),
             connections_max: 4_096,

@@ -5,10 +5,11 @@
 //! to that key in the bucket itself (a presigned PUT) or through a server (a PUT with a ticket, [`super::taking`]).
 //!
 //! Invariants: length and hash are pinned before the first byte where the bucket or the server can check them, and are checked
-//! again, byte for byte, before anything is made of them; how much each server announces at a time is bounded.
+//! again, byte for byte, before anything is made of them; what each server announces at a time is counted, and bounded so that
+//! nobody keeps others out.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -78,43 +79,94 @@ pub(crate) fn place_of(name: &RepoName) -> [u8; 16] {
     std::array::from_fn(|at| hash[at])
 }
 
-/// What this server announced and has not taken in: no more than a bound, since other servers and those before a restart count
-/// for themselves.
+/// What this server announced and has not taken in, oldest first: a count of what may come, no right to anything. An upload that
+/// is forgotten here is as good as before. Other servers and those before a restart count for themselves.
 #[derive(Default)]
-pub struct Uploads(Mutex<HashMap<StoreKey, Announced>>);
+pub struct Uploads(Mutex<VecDeque<Announced>>);
 
 struct Announced {
     place: [u8; 16],
+    owner: String,
+    sha256: [u8; 32],
     bytes: u64,
     end_s: u64,
 }
 
 impl Uploads {
-    fn table(&self) -> MutexGuard<'_, HashMap<StoreKey, Announced>> {
+    fn table(&self) -> MutexGuard<'_, VecDeque<Announced>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn announce(&self, limits: &Limits, upload: &Quarantined, bytes: u64, now_s: u64) -> Result<(), HubError> {
+    /// Counts an announcement. An owner whose pushes never end keeps out himself alone: when there is no room, the owner with
+    /// most bytes makes it.
+    ///
+    /// Errors: `Busy` if that is who asks.
+    fn announce(
+        &self,
+        limits: &Limits,
+        name: &RepoName,
+        upload: UploadName,
+        bytes: u64,
+        now_s: u64,
+    ) -> Result<(), HubError> {
         let mut table = self.table();
-        let key = upload.key();
-        table.retain(|known, other| other.end_s > now_s && *known != key);
-        let of_repo = table.values().filter(|other| other.place == upload.place).count();
-        let all: u64 = table.values().map(|other| other.bytes).sum();
-        let full = table.len() >= limits.uploads_max
-            || of_repo >= limits.uploads_per_repo_max
-            || all.saturating_add(bytes) > limits.uploads_bytes_max;
-        if full {
-            let Limits { uploads_max, uploads_per_repo_max, uploads_bytes_max, .. } = limits;
-            return Err(HubError::Busy {
-                retry_after: RETRY_FULL,
-                message: format!(
-                    "too many uploads wait to be unpacked: the limits are {uploads_per_repo_max} of one repository, \
-                     {uploads_max} in all, and {uploads_bytes_max} bytes together"
-                ),
-            });
+        let (place, owner) = (place_of(name), &name.owner);
+        // The same bytes once more stand for themselves, whenever they were announced.
+        table.retain(|other| other.end_s > now_s && !(other.place == place && other.sha256 == upload.sha256));
+        // A push has no more packs than these: what is older was given up.
+        while table.iter().filter(|other| other.place == place).count() >= limits.uploads_per_repo_max {
+            forget_oldest(&mut table, |other| other.place == place);
         }
-        table.insert(key, Announced { place: upload.place, bytes, end_s: upload.end_s });
+        while !has_room(&table, limits, bytes) {
+            match heaviest(&table) {
+                Some((other, most)) if other != *owner && most > bytes_of(&table, owner).saturating_add(bytes) => {
+                    forget_oldest(&mut table, |announced| announced.owner == other);
+                }
+                _ => return Err(too_many(limits)),
+            }
+        }
+        let UploadName { end_s, sha256 } = upload;
+        table.push_back(Announced { place, owner: owner.clone(), sha256, bytes, end_s });
         Ok(())
+    }
+
+    /// They wait no more.
+    fn taken_in(&self, name: &RepoName, uploads: &[UploadName]) {
+        let place = place_of(name);
+        let is_one = |other: &Announced| uploads.iter().any(|upload| upload.sha256 == other.sha256);
+        self.table().retain(|other| other.place != place || !is_one(other));
+    }
+}
+
+fn has_room(table: &VecDeque<Announced>, limits: &Limits, bytes: u64) -> bool {
+    let all: u64 = table.iter().map(|other| other.bytes).sum();
+    table.len() < limits.uploads_max && all.saturating_add(bytes) <= limits.uploads_bytes_max
+}
+
+fn bytes_of(table: &VecDeque<Announced>, owner: &str) -> u64 {
+    table.iter().filter(|other| other.owner == owner).map(|other| other.bytes).sum()
+}
+
+/// The owner with most bytes, and how many.
+fn heaviest(table: &VecDeque<Announced>) -> Option<(String, u64)> {
+    let mut owners: HashMap<&str, u64> = HashMap::new();
+    table.iter().for_each(|other| *owners.entry(&other.owner).or_default() += other.bytes);
+    owners.into_iter().map(|(owner, bytes)| (owner.to_owned(), bytes)).max_by_key(|(_, bytes)| *bytes)
+}
+
+fn forget_oldest(table: &mut VecDeque<Announced>, of: impl Fn(&Announced) -> bool) {
+    if let Some(at) = table.iter().position(of) {
+        table.remove(at);
+    }
+}
+
+fn too_many(limits: &Limits) -> HubError {
+    let Limits { uploads_max, uploads_bytes_max, .. } = limits;
+    HubError::Busy {
+        retry_after: RETRY_FULL,
+        message: format!(
+            "too many uploads of one owner wait to be unpacked: the limits are {uploads_max} and {uploads_bytes_max} bytes together"
+        ),
     }
 }
 
@@ -139,7 +191,7 @@ impl Hub {
         let life = self.limits.upload_time_max;
         let upload = UploadName { end_s: self.now_s().saturating_add(life.as_secs()), sha256 };
         let quarantined = upload.quarantined(name);
-        self.uploads.announce(&self.limits, &quarantined, bytes, self.now_s())?;
+        self.uploads.announce(&self.limits, name, upload, bytes, self.now_s())?;
         let access = Access::CreateExactly { bytes, sha256 };
         if direct && let Some(address) = self.bucket_address(quarantined.key(), access, life) {
             let Address { url, headers } = address?;
@@ -191,10 +243,8 @@ impl Hub {
 
     /// Removes uploads that were taken in, or can never be. Blocking.
     pub(crate) fn forget_uploads(&self, name: &RepoName, uploads: &[UploadName]) {
+        self.uploads.taken_in(name, uploads);
         let keys: Vec<StoreKey> = uploads.iter().map(|upload| upload.quarantined(name).key()).collect();
-        let mut table = self.uploads.table();
-        keys.iter().for_each(|key| _ = table.remove(key));
-        drop(table);
         self.remove_from_quarantine(&keys);
     }
 
@@ -218,6 +268,47 @@ const RETRY_FULL: Duration = Duration::from_secs(5);
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// What the answers to one announcement after another are: owner, repository, its bytes' name, how many, seconds.
+    fn check(limits: &Limits, told: &[(&str, &str, u8, u64, u64, bool)]) {
+        let uploads = Uploads::default();
+        for (at, (owner, slug, name, bytes, now_s, expected)) in told.iter().enumerate() {
+            let repo = RepoName { owner: (*owner).to_owned(), slug: (*slug).to_owned() };
+            let upload = UploadName { end_s: now_s + 10, sha256: [*name; 32] };
+            let told = uploads.announce(limits, &repo, upload, *bytes, *now_s);
+            assert_eq!(told.is_ok(), *expected, "{at}: {told:?}");
+        }
+    }
+
+    fn limits() -> Limits {
+        Limits { uploads_per_repo_max: 2, uploads_max: 3, uploads_bytes_max: 1_000, ..Limits::default() }
+    }
+
+    #[test]
+    fn an_announcement_counts_until_its_time_is_over() {
+        check(&limits(), &[("a", "x", 1, 600, 0, true), ("a", "y", 2, 401, 9, false), ("a", "y", 2, 401, 10, true)]);
+    }
+
+    #[test]
+    fn the_same_bytes_announced_again_count_once() {
+        // Under another name each time: the second has changed.
+        check(&limits(), &[("a", "x", 1, 900, 0, true), ("a", "x", 1, 900, 1, true), ("a", "y", 1, 900, 2, false)]);
+    }
+
+    #[test]
+    fn a_repository_whose_pushes_are_interrupted_is_never_locked_out() {
+        let limits = Limits { uploads_max: 2, ..limits() };
+        let again = |name| ("a", "x", name, 400, 0, true);
+        check(&limits, &[again(1), again(2), again(3), again(4), ("a", "y", 5, 400, 0, false)]);
+    }
+
+    #[test]
+    fn an_owner_who_announces_without_end_keeps_out_nobody_but_himself() {
+        let many = |slug, name| ("a", slug, name, 300, 0, true);
+        let other = |name| ("b", "x", name, 100, 0, true);
+        let told = [many("x", 1), many("y", 2), many("z", 3), ("a", "w", 4, 300, 0, false)];
+        check(&limits(), &[&told[..], &[other(5), other(6), ("a", "w", 4, 300, 0, false)]].concat());
+    }
 
     #[test]
     fn a_name_reads_back_and_nothing_else_is_one() {
