@@ -135,6 +135,7 @@ impl LimitChange {
             uploads_max: count,
             uploads_per_repo_max: count,
             unpack_rows_max: count,
+            unpack_bytes_max: bytes,
             upload_time_max: seconds,
             download_time_max: seconds,
             missing_listed_max: count,

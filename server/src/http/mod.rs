@@ -75,8 +75,12 @@ mod access_tests;
 #[cfg(test)]
 mod adoption_tests;
 #[cfg(test)]
+mod presign_tests;
+#[cfg(test)]
 mod surface_tests;
 #[cfg(test)]
 mod transfer_tests;
+#[cfg(test)]
+mod unpack_tests;
 #[cfg(test)]
 mod upload_tests;

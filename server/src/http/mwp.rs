@@ -251,7 +251,7 @@ async fn object(
     let location = hub.read(move || job.locate_blob(&found, &view, id)).await?;
     let etag = format!("\"{id}\"");
     let cache = if repo.row.is_public() { "public, max-age=31536000, immutable" } else { "private, no-store" };
-    let mut answer = Response::builder()
+    let answer = Response::builder()
         .header(header::ETAG, &etag)
         .header(header::CACHE_CONTROL, cache)
         .header(header::ACCEPT_RANGES, "bytes")
@@ -261,17 +261,9 @@ async fn object(
         return built(answer.status(StatusCode::NOT_MODIFIED), HttpBody::empty());
     }
     let len = location.real_len;
-    let wanted = match range::wanted(&headers, len, &etag) {
-        range::Wanted::All => 0..len,
-        range::Wanted::Part(part) => {
-            answer = answer.status(StatusCode::PARTIAL_CONTENT);
-            answer = answer.header(header::CONTENT_RANGE, format!("bytes {}-{}/{len}", part.start, part.end - 1));
-            part
-        }
-        range::Wanted::Nothing => {
-            let answer = answer.status(StatusCode::RANGE_NOT_SATISFIABLE);
-            return built(answer.header(header::CONTENT_RANGE, format!("bytes */{len}")), HttpBody::empty());
-        }
+    let (answer, wanted) = match range::ranged(answer, range::wanted(&headers, len, &etag), len) {
+        Ok(ranged) => ranged,
+        Err(refusal) => return built(refusal, HttpBody::empty()),
     };
     let answer = answer.header(header::CONTENT_LENGTH, wanted.end - wanted.start);
     match hub.read_blob(repo, id, location, wanted).await? {
@@ -286,16 +278,35 @@ pub(super) struct WithTicket {
     pub ticket: Option<String>,
 }
 
-async fn upload_object(
-    State(hub): State<Arc<Hub>>,
-    _: Caller,
-    Path((owner, slug, id)): Path<(String, String, String)>,
-    Query(WithTicket { ticket }): Query<WithTicket>,
-    headers: HeaderMap,
-    body: HttpBody,
-) -> Answer {
-    let taking = hub.take_blob(&RepoName { owner, slug }, &id, ticket.unwrap_or_default()).await?;
-    transfer::take_upload(taking, &headers, body).await
+async fn upload_object(arriving: Arriving) -> Answer {
+    let Arriving { hub, name, id, ticket, .. } = &arriving;
+    let taking = hub.take_blob(name, id, ticket.clone()).await?;
+    transfer::take_upload(taking, arriving).await
+}
+
+/// A request with a body that comes by a ticket.
+pub(super) struct Arriving {
+    pub hub: Arc<Hub>,
+    pub name: RepoName,
+    /// What comes, as the path names it.
+    pub id: String,
+    pub ticket: String,
+    pub headers: HeaderMap,
+    pub body: HttpBody,
+}
+
+impl FromRequest<Arc<Hub>> for Arriving {
+    type Rejection = HubError;
+
+    async fn from_request(request: Request, hub: &Arc<Hub>) -> Result<Arriving, HubError> {
+        let (mut parts, body) = request.into_parts();
+        // The ticket is the right; a token that is none is refused all the same.
+        Caller::from_request_parts(&mut parts, hub).await?;
+        let path = Path::<(String, String, String)>::from_request_parts(&mut parts, hub).await?;
+        let Query(WithTicket { ticket }) = Query::from_request_parts(&mut parts, hub).await?;
+        let (Path((owner, slug, id)), ticket) = (path, ticket.unwrap_or_default());
+        Ok(Arriving { hub: Arc::clone(hub), name: RepoName { owner, slug }, id, ticket, headers: parts.headers, body })
+    }
 }
 
 /// A request with a body about a repository.

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header, response::Builder};
 
 /// Which bytes are asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +50,23 @@ pub fn wanted(headers: &HeaderMap, len: u64, etag: &str) -> Wanted {
         _ => return Wanted::All,
     };
     if part.start < part.end { Wanted::Part(part) } else { Wanted::Nothing }
+}
+
+/// The head of the answer with what is wanted of `len` bytes, and which they are.
+///
+/// Errors: the head of the answer without a body, if that is nothing (416).
+pub fn ranged(answer: Builder, wanted: Wanted, len: u64) -> Result<(Builder, Range<u64>), Builder> {
+    match wanted {
+        Wanted::All => Ok((answer, 0..len)),
+        Wanted::Part(part) => {
+            let range = format!("bytes {}-{}/{len}", part.start, part.end - 1);
+            Ok((answer.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, range), part))
+        }
+        Wanted::Nothing => {
+            let answer = answer.status(StatusCode::RANGE_NOT_SATISFIABLE);
+            Err(answer.header(header::CONTENT_RANGE, format!("bytes */{len}")))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,9 @@ use crate::{
     http::{
         extract::{Path, Query},
         intake,
-        mwp::{Answer, Asked, MSGPACK, WithTicket, built, idempotency_key, map, msgpack, pair, pushed, received},
+        mwp::{
+            Answer, Arriving, Asked, MSGPACK, WithTicket, built, idempotency_key, map, msgpack, pair, pushed, received,
+        },
         range,
     },
     hub::{
@@ -62,18 +64,15 @@ async fn fetch_pack(asked: Asked) -> Answer {
     if let Some(head) = planned.head {
         answer = answer.header(HEAD, head.to_string());
     }
-    let from = match range::wanted(&headers, len, &etag) {
-        range::Wanted::Part(part) if part.end == len => {
-            let range = format!("bytes {}-{}/{len}", part.start, len - 1);
-            answer = answer.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, range);
-            part.start
-        }
-        range::Wanted::Nothing => return nothing_of(answer, len),
+    let wanted = match range::wanted(&headers, len, &etag) {
         // A part that ends early is nobody's rest: all of it is a right answer to that, too.
-        range::Wanted::All | range::Wanted::Part(_) => 0,
+        range::Wanted::Part(part) if part.end < len => range::Wanted::All,
+        wanted => wanted,
     };
-    let sent = hub.send_pack(planned, from).await?;
-    streamed(answer, sent)
+    match range::ranged(answer, wanted, len) {
+        Ok((answer, range)) => streamed(answer, hub.send_pack(planned, range.start).await?),
+        Err(refusal) => built(refusal, HttpBody::empty()),
+    }
 }
 
 async fn list_packs(asked: Asked) -> Answer {
@@ -98,27 +97,15 @@ async fn stored_pack(
     let name = RepoName { owner, slug };
     let OpenedPack { pack, len } = hub.open_pack(&name, &id, &ticket.unwrap_or_default()).await?;
     let etag = format!("\"{pack}\"");
-    let mut answer = Response::builder()
+    let answer = Response::builder()
         .header(header::ETAG, &etag)
         .header(header::CACHE_CONTROL, "private, no-store")
         .header(header::ACCEPT_RANGES, "bytes")
         .header(header::CONTENT_TYPE, PACK);
-    let range = match range::wanted(&headers, len, &etag) {
-        range::Wanted::All => 0..len,
-        range::Wanted::Part(part) => {
-            let range = format!("bytes {}-{}/{len}", part.start, part.end - 1);
-            answer = answer.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, range);
-            part
-        }
-        range::Wanted::Nothing => return nothing_of(answer, len),
-    };
-    streamed(answer, hub.send_stored(pack, range).await?)
-}
-
-/// A range beyond the end.
-fn nothing_of(answer: Builder, len: u64) -> Answer {
-    let answer = answer.status(StatusCode::RANGE_NOT_SATISFIABLE);
-    built(answer.header(header::CONTENT_RANGE, format!("bytes */{len}")), HttpBody::empty())
+    match range::ranged(answer, range::wanted(&headers, len, &etag), len) {
+        Ok((answer, range)) => streamed(answer, hub.send_stored(pack, range).await?),
+        Err(refusal) => built(refusal, HttpBody::empty()),
+    }
 }
 
 fn streamed(answer: Builder, sent: FetchAnswer) -> Answer {
@@ -131,9 +118,8 @@ async fn announce_pack(asked: Asked) -> Answer {
     let life = hub.limits.upload_time_max.as_secs();
     let announce = |hub: Arc<Hub>, caller: Caller, name: RepoName, body: Body| async move {
         hub.writable(&caller, &name.owner, &name.slug, true).await?;
-        let announced = requests::announcement(body.source())?;
         let job = Arc::clone(&hub);
-        hub.blocking(move || job.announce_upload(&name, announced)).await
+        hub.blocking(move || job.announce_upload(&name, requests::announcement(body.source())?)).await
     };
     let Place { upload, url, headers } = asked.write(hub.limits.json_body_bytes_max, true, announce).await?;
     let mut out = map(4);
@@ -154,21 +140,16 @@ async fn unpack(asked: Asked) -> Answer {
     Ok(pushed(&answer))
 }
 
-async fn upload_pack(
-    State(hub): State<Arc<Hub>>,
-    _: Caller,
-    Path((owner, slug, id)): Path<(String, String, String)>,
-    Query(WithTicket { ticket }): Query<WithTicket>,
-    headers: HeaderMap,
-    body: HttpBody,
-) -> Answer {
-    let taking = hub.take_pack(&RepoName { owner, slug }, &id, ticket.unwrap_or_default()).await?;
-    take_upload(taking, &headers, body).await
+async fn upload_pack(arriving: Arriving) -> Answer {
+    let Arriving { hub, name, id, ticket, .. } = &arriving;
+    let taking = hub.take_pack(name, id, ticket.clone()).await?;
+    take_upload(taking, arriving).await
 }
 
 /// Takes a body that comes by a ticket.
-pub(super) async fn take_upload(mut taking: Taking, headers: &HeaderMap, mut body: HttpBody) -> Answer {
-    intake::check_coding(headers)?;
+pub(super) async fn take_upload(mut taking: Taking, arriving: Arriving) -> Answer {
+    let Arriving { headers, mut body, .. } = arriving;
+    intake::check_coding(&headers)?;
     if let Some(len) = body.size_hint().exact() {
         taking.length().check(len, true)?;
     }

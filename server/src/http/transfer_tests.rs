@@ -87,14 +87,14 @@ impl Rig {
     }
 }
 
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     reprise_engine::clock::Random::fill(&reprise_engine::clock::SeededRandom::new(seed), &mut bytes).unwrap();
     bytes
 }
 
 /// Commits with growing trees: keyframes and snapshots that are stored against them.
-fn story(commits: usize) -> (History, Vec<String>) {
+pub(super) fn story(commits: usize) -> (History, Vec<String>) {
     let (mut history, mut ids) = (History::default(), Vec::<String>::new());
     for number in 0..commits {
         let names: Vec<String> = (0..40).map(|file| format!("src/part{}/file{file}.rs", file % 5)).collect();

@@ -68,14 +68,21 @@ impl Rig {
         self.send(Request::put(format!("/alice/{repo}/{url}")).body(bytes.to_vec().into()).unwrap()).await
     }
 
-    async fn upload(&self, repo: &str, pack: &[u8]) -> String {
+    pub(super) async fn upload(&self, repo: &str, pack: &[u8]) -> String {
         let (upload, url) = self.announce(repo, pack.len(), &sha(pack)).await;
         let reply = self.put(repo, &url, pack).await;
         assert_eq!(reply.status, StatusCode::NO_CONTENT, "{}", reply.text());
         upload
     }
 
-    async fn unpack(&self, repo: &str, uploads: &[&str], tip: &str, more: Value, key: Option<&str>) -> Reply {
+    pub(super) async fn unpack(
+        &self,
+        repo: &str,
+        uploads: &[&str],
+        tip: &str,
+        more: Value,
+        key: Option<&str>,
+    ) -> Reply {
         let mut body = json!({"uploads": uploads, "branch": "main", "tip": tip});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.post_json(&format!("/alice/{repo}/push/unpack-mpack"), &body, key).await

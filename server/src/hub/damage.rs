@@ -42,12 +42,27 @@ impl Hub {
         location: &Location,
         error: Error,
     ) -> HubError {
+        self.found_damaged_pack(repo, location.pack, (kind, object), Vec::new(), error)
+    }
+
+    /// The same for a read of a pack for one object `first` and `others`.
+    pub(crate) fn found_damaged_pack(
+        &self,
+        repo: &Repo,
+        pack: PackId,
+        first: (Kind, ObjectId),
+        others: Vec<(Kind, ObjectId)>,
+        error: Error,
+    ) -> HubError {
+        let object = first.1;
         if !self.is_damage(&error) {
             let text = format!("object {object} could not be read now: its store does not answer as it should");
             return if error.is_not_found() { HubError::Unavailable(text) } else { error.into() };
         }
-        self.condemn(repo.scope, location.pack, vec![(kind, object)], &error.to_string());
-        HubError::Damaged { object, pack: location.pack }
+        let mut rows = others;
+        rows.push(first);
+        self.condemn(repo.scope, pack, rows, &error.to_string());
+        HubError::Damaged { object, pack }
     }
 
     /// Takes `rows` (of one pack) out of service by an event and waits (≤ 2 s) until it is folded: whoever is told of the

@@ -70,6 +70,8 @@ pub struct Limits {
     pub uploads_per_repo_max: usize,
     /// Rows of all packs that are being unpacked, hence of one `push/unpack-mpack`.
     pub unpack_rows_max: usize,
+    /// Bytes of all packs that are being unpacked, hence of one `push/unpack-mpack`: they lie on this server's disk meanwhile.
+    pub unpack_bytes_max: u64,
     /// How long an upload is kept from its announcement on.
     pub upload_time_max: Duration,
     /// How long an address for reading a stored pack is good.
@@ -169,6 +171,7 @@ impl Default for Limits {
             uploads_max: 1_024,
             uploads_per_repo_max: UPLOADS_PER_REPO_MAX,
             unpack_rows_max: UNPACK_ROWS_MAX,
+            unpack_bytes_max: 8 << 30,
             upload_time_max: Duration::from_secs(3_600),
             download_time_max: Duration::from_secs(900),
             missing_listed_max: 20,

@@ -108,6 +108,8 @@ pub struct Hub {
     listed_ids: Arc<Semaphore>,
     /// One permit for each row of the packs that are being unpacked.
     unpacked_rows: Arc<Semaphore>,
+    /// One permit for each mebibyte of them.
+    unpacked_bytes: Arc<Semaphore>,
     pub(crate) uploads: mpack::uploads::Uploads,
     pub(crate) tickets: mpack::tickets::Tickets,
     /// Clients reach the bucket too: addresses lead there.
@@ -198,6 +200,8 @@ impl Hub {
         let blocking_jobs = Arc::new(Semaphore::new(parts.limits.blocking_jobs_max));
         let listed_ids = Arc::new(Semaphore::new(parts.limits.listed_ids_max));
         let unpacked_rows = Arc::new(Semaphore::new(parts.limits.unpack_rows_max));
+        let mebibytes = usize::try_from(parts.limits.unpack_bytes_max.div_ceil(MEBIBYTE)).unwrap_or(usize::MAX);
+        let unpacked_bytes = Arc::new(Semaphore::new(mebibytes.min(Semaphore::MAX_PERMITS)));
         let HubParts { engine, projections, limits, spool_dir, create_on_push, operator } = parts;
         let tickets = mpack::tickets::Tickets::new(Arc::clone(engine.store()), Arc::clone(engine.random()));
         Hub {
@@ -220,6 +224,7 @@ impl Hub {
             large_records: Mutex::new(()),
             listed_ids,
             unpacked_rows,
+            unpacked_bytes,
             uploads: mpack::uploads::Uploads::default(),
             tickets,
             clients_reach_bucket: None,
@@ -320,11 +325,29 @@ impl Hub {
         if rows > max {
             return Err(HubError::TooLarge(format!("the packs have {rows} rows together; the limit is {max}")));
         }
-        let room = Arc::clone(&self.unpacked_rows).acquire_many_owned(u32::try_from(rows).unwrap_or(u32::MAX));
-        match timeout(self.limits.waiting_time_max, room).await {
-            Ok(Ok(room)) => Ok(room),
+        self.room_to_unpack(&self.unpacked_rows, rows as u64, &format!("{max} rows")).await
+    }
+
+    /// The same for their bytes, which lie here while they are read: whole mebibytes of them.
+    pub(crate) async fn room_for_bytes(&self, bytes: u64) -> Result<OwnedSemaphorePermit, HubError> {
+        let max = self.limits.unpack_bytes_max;
+        if bytes > max {
+            return Err(HubError::TooLarge(format!("the packs have {bytes} bytes together; the limit is {max}")));
+        }
+        self.room_to_unpack(&self.unpacked_bytes, bytes.div_ceil(MEBIBYTE), &format!("{max} bytes")).await
+    }
+
+    async fn room_to_unpack(
+        &self,
+        room: &Arc<Semaphore>,
+        permits: u64,
+        limit: &str,
+    ) -> Result<OwnedSemaphorePermit, HubError> {
+        let taken = Arc::clone(room).acquire_many_owned(u32::try_from(permits).unwrap_or(u32::MAX));
+        match timeout(self.limits.waiting_time_max, taken).await {
+            Ok(Ok(taken)) => Ok(taken),
             _ => Err(HubError::Unavailable(format!(
-                "packs of together {max} rows are being unpacked, which is the limit: try again shortly"
+                "packs of together {limit} are being unpacked, which is the limit: try again shortly"
             ))),
         }
     }
@@ -415,6 +438,7 @@ impl Hub {
     }
 }
 
+const MEBIBYTE: u64 = 1 << 20;
 /// How long an append waits for its own fold.
 const FOLD_AFTER_APPEND: Duration = Duration::from_secs(2);
 /// How long a read waits for its repository's last event.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use reprise_engine::{
     Error,
-    event::Codec,
+    event::{Codec, ObjectRow},
     id::{Kind, ObjectId, PackId, RecordHash},
     limits::TRANSFER_ROWS_MAX,
     object::{Snapshot, ids::blob_id},
@@ -90,6 +90,20 @@ impl TransferPlan {
             *hash = self.bases.get(ordinal).copied().or(*hash);
         }
         Ok(hashes)
+    }
+
+    /// The row of an entry, as a pack or an answer has it: `sent` is how it goes out, `base` the place of its base there.
+    pub fn row(entry: &Entry, sent: &Location, base: Option<u32>, record_hash: Option<RecordHash>) -> ObjectRow {
+        ObjectRow {
+            kind: entry.kind,
+            id: entry.id,
+            offset: sent.offset,
+            stored_len: sent.stored_len,
+            real_len: sent.real_len,
+            codec: sent.codec,
+            base,
+            record_hash,
+        }
     }
 
     /// The location of an entry, without what is looked up when its turn comes (base and record hash).

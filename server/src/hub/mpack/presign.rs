@@ -1,15 +1,15 @@
 //! `fetch/presign`: the plan of a transfer as data, and the bytes of whole packs for those who have it.
 //!
 //! Invariants: a row is what the repository's own index says; whatever a row needs to be decoded (its base) has a row of the same
-//! pack; ranges cover every row. Memory is the plan, 4 bytes per object and the ranges.
+//! pack; ranges cover every row; a pack that is gone is never listed, and what was wanted of it is condemned. Memory is the plan, 4
+//! bytes per object and the ranges.
 
 use std::{sync::Arc, thread};
 
 use bytes::Bytes;
 use reprise_engine::{
-    Result,
-    event::ObjectRow,
-    id::{Kind, ObjectId, PackId, RecordHash, RepoId},
+    Error, Result,
+    id::{Kind, ObjectId, PackId, RepoId},
     pack::{GAP_BYTES_MAX, PIECE_BYTES, transfer},
     store::{StoreKey, address::Access},
 };
@@ -17,7 +17,7 @@ use reprise_projections::{RepoScope, View};
 
 use crate::{
     hub::{
-        Hub, HubError, Secret,
+        Hub, HubError, Repo, Secret,
         fetch::FetchAnswer,
         mpack::{
             fetch::Planned,
@@ -62,8 +62,8 @@ impl Hub {
     ) -> std::result::Result<FetchAnswer, HubError> {
         let hub = Arc::clone(self);
         let Planned { repo, view, plan, direct, .. } = planned;
-        let (scope, id) = (repo.scope, repo.row.record.repo);
-        let listing = self.blocking(move || hub.listing(id, plan, direct)).await?;
+        let scope = repo.scope;
+        let listing = self.blocking(move || hub.listing(&repo, plan, direct)).await?;
         let mut head = Vec::new();
         encode::map_header(&mut head, 2);
         encode::text(&mut head, "expires_in");
@@ -83,10 +83,10 @@ impl Hub {
         .await
     }
 
-    fn listing(&self, repo: RepoId, plan: TransferPlan, direct: bool) -> std::result::Result<Listing, HubError> {
+    fn listing(&self, repo: &Repo, plan: TransferPlan, direct: bool) -> std::result::Result<Listing, HubError> {
         if let Some(entry) = plan.entries.iter().find(|entry| entry.whole) {
             let text = format!("{} {} cannot be read from its pack alone: use fetch/mpack", entry.kind, entry.id);
-            return Err(HubError::Internal(text));
+            return Err(HubError::Conflict(text));
         }
         let mut order: Vec<u32> = (0..).take(plan.entries.len()).collect();
         order.sort_unstable_by_key(|ordinal| {
@@ -97,7 +97,8 @@ impl Hub {
         let packs: Vec<PackId> = groups.iter().map(|group| plan.location(plan.entry(group[0])).pack).collect();
         let mut parts = Vec::new();
         for ((group, pack), len) in groups.into_iter().zip(packs.iter().copied()).zip(self.sizes(&packs)?) {
-            let url = self.pack_url(repo, pack, direct)?;
+            let len = len.map_err(|error| self.found_gone(repo, &plan, group, error))?;
+            let url = self.pack_url(repo.row.record.repo, pack, direct)?;
             parts.push(Part {
                 head: part_head(pack, len, url.expose(), &ranges(&plan, group, len), group.len()),
                 order: group.to_vec(),
@@ -108,20 +109,30 @@ impl Hub {
     }
 
     /// Bytes of packs, asked for several at a time: in a bucket each is a request.
-    fn sizes(&self, packs: &[PackId]) -> std::result::Result<Vec<u64>, HubError> {
+    fn sizes(&self, packs: &[PackId]) -> std::result::Result<Vec<Result<u64>>, HubError> {
         let mut sizes = Vec::with_capacity(packs.len());
         for some in packs.chunks(SIZES_AT_ONCE) {
-            let found: Vec<std::result::Result<u64, HubError>> = thread::scope(|scope| {
-                let size = |pack: PackId| Ok(self.engine.store().size(&StoreKey::pack(pack))?);
+            let found: std::result::Result<Vec<Result<u64>>, HubError> = thread::scope(|scope| {
+                let size = |pack: PackId| self.engine.store().size(&StoreKey::pack(pack));
                 let asked: Vec<_> = some.iter().map(|pack| scope.spawn(move || size(*pack))).collect();
-                let gone = |_| Err(HubError::Internal("asking for the size of a pack failed".to_owned()));
-                asked.into_iter().map(|thread| thread.join().unwrap_or_else(gone)).collect()
+                let died = |_| HubError::Internal("asking for the size of a pack failed".to_owned());
+                asked.into_iter().map(|thread| thread.join().map_err(died)).collect()
             });
-            for size in found {
-                sizes.push(size?);
-            }
+            sizes.extend(found?);
         }
         Ok(sizes)
+    }
+
+    /// What to tell a caller whose plan has entries of a pack that `error` is said of; if it is gone, the entries are condemned, so
+    /// that the next push brings them again.
+    fn found_gone(&self, repo: &Repo, plan: &TransferPlan, group: &[u32], error: Error) -> HubError {
+        let row = |ordinal: &u32| {
+            let entry = plan.entry(*ordinal);
+            (entry.kind, entry.id)
+        };
+        let Some((first, others)) = group.split_first() else { return error.into() };
+        let pack = plan.location(plan.entry(*first)).pack;
+        self.found_damaged_pack(repo, pack, row(first), others.iter().map(row).collect(), error)
     }
 
     /// Where a pack may be read for a while: in the bucket if clients reach one, else here. A pack holds objects of one
@@ -199,24 +210,12 @@ impl Listing {
         let hashes = self.plan.record_hashes(view, scope, piece)?;
         let mut bytes = Vec::with_capacity(piece.len() * 96);
         for (ordinal, hash) in piece.iter().zip(hashes) {
-            bytes.extend_from_slice(&transfer::row(&self.row(part, *ordinal, hash)));
+            let entry = self.plan.entry(*ordinal);
+            let base = self.place_of_base(part, *ordinal);
+            let row = TransferPlan::row(entry, &self.plan.location(entry), base, hash);
+            bytes.extend_from_slice(&transfer::row(&row));
         }
         Ok(bytes)
-    }
-
-    fn row(&self, part: &Part, ordinal: u32, record_hash: Option<RecordHash>) -> ObjectRow {
-        let entry = self.plan.entry(ordinal);
-        let location = self.plan.location(entry);
-        ObjectRow {
-            kind: entry.kind,
-            id: entry.id,
-            offset: location.offset,
-            stored_len: location.stored_len,
-            real_len: location.real_len,
-            codec: location.codec,
-            base: self.place_of_base(part, ordinal),
-            record_hash,
-        }
     }
 
     /// Where the base of an entry stands among its pack's rows.

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use reprise_engine::{
     Error, Result,
-    event::ObjectRow,
-    id::{Kind, ObjectId, RecordHash},
+    id::{Kind, ObjectId},
     pack::{PlanItem, RangeReader, StoredForm, Wanted, plan_ranges, transfer},
     store::{ahead::Soon, counted::CountedStore},
 };
@@ -18,7 +17,12 @@ use reprise_projections::{RepoScope, View};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use crate::hub::{Hub, HubError, mpack::layout::Layout, plan::soon, stream::Out};
+use crate::hub::{
+    Hub, HubError,
+    mpack::{layout::Layout, plan::TransferPlan},
+    plan::soon,
+    stream::Out,
+};
 
 /// Sends one transfer.
 pub struct Sender {
@@ -166,7 +170,9 @@ impl Sender {
                 let mut bytes = Vec::with_capacity(part.len() * 96);
                 for (ordinal, hash) in part.iter().zip(hashes) {
                     let base = self.place_of_base(*ordinal, &order, written);
-                    bytes.extend_from_slice(&transfer::row(&self.row(*ordinal, base, hash)));
+                    let index = usize::try_from(*ordinal).unwrap_or(usize::MAX);
+                    let (entry, sent) = (&self.layout.plan.entries[index], self.layout.sent(index));
+                    bytes.extend_from_slice(&transfer::row(&TransferPlan::row(entry, &sent, base, hash)));
                 }
                 table_hash.update(&bytes);
                 tail.push(bytes);
@@ -195,22 +201,6 @@ impl Sender {
         let base = self.id_of(self.layout.base_of(usize::try_from(ordinal).ok()?)?);
         let place = order.binary_search_by_key(&base, |ordinal| self.id_of(*ordinal)).ok()?;
         u32::try_from(written + place).ok()
-    }
-
-    fn row(&self, ordinal: u32, base: Option<u32>, record_hash: Option<RecordHash>) -> ObjectRow {
-        let index = usize::try_from(ordinal).unwrap_or(usize::MAX);
-        let location = self.layout.sent(index);
-        let entry = &self.layout.plan.entries[index];
-        ObjectRow {
-            kind: entry.kind,
-            id: entry.id,
-            offset: location.offset,
-            stored_len: location.stored_len,
-            real_len: location.real_len,
-            codec: location.codec,
-            base,
-            record_hash,
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! accepted; a repeat of an accepted push is answered as before, by any server, whether its uploads are still there or not.
 //!
 //! Uploads are read from quarantine once, front to back, into a file of this server (a directory store's is that file already);
-//! what is stored are the bytes that were verified there. A pack goes to the bucket as every pack does, create-if-absent with its
+//! what is stored are the bytes that were verified there. How many bytes lie there at a time is bounded before the first is copied. A pack goes to the bucket as every pack does, create-if-absent with its
 //! hash. Rejected: to have the bucket copy it. Create-if-absent on copies is younger than on PUTs, and stores that do not know it
 //! overwrite in silence; and it would spare only the way out, since every byte must come here to be verified.
 
@@ -37,14 +37,15 @@ impl Hub {
         let (repo, _) = self.writable(&caller, &name.owner, &name.slug, true).await?;
         let turn = self.push_turns.of(repo.row.record.repo);
         let _turn = turn.lock().await;
-        let Unpack { uploads, branch, tip, force } = requests::unpack(body.source(), self.limits.uploads_per_repo_max)?;
+        let max = self.limits.uploads_per_repo_max;
+        let read = move || Ok((requests::unpack(body.source(), max)?, body.digest().map_err(spool_error)?));
+        let (Unpack { uploads, branch, tip, force }, digest) = self.blocking(read).await?;
         let wanted = upload_names(&uploads)?;
         names::check_ref(&branch)?;
-        let digest = body.digest().map_err(spool_error)?;
         let ident = Ident { chosen: idempotency_key, random: self.random_push_id()?, body: digest };
         let (hub, of, ids) = (Arc::clone(&self), name.clone(), wanted.clone());
-        let uploads = match self.blocking(move || hub.find_uploads(&of, &ids)).await {
-            Ok(Ok(uploads)) => uploads,
+        let found = match self.blocking(move || hub.find_uploads(&of, &ids)).await {
+            Ok(Ok(found)) => found,
             Ok(Err(missing)) => {
                 let before = self.answered_before(&caller, &name, &branch, &ident).await?;
                 return before.ok_or_else(|| {
@@ -53,12 +54,15 @@ impl Hub {
             }
             Err(error) => return Err(self.useless(&name, &wanted, error).await),
         };
+        let _bytes = self.room_for_bytes(found.iter().map(|waiting| waiting.bytes).sum()).await?;
+        let hub = Arc::clone(&self);
+        let uploads = self.blocking(move || hub.take_up(&found)).await?;
         let counted = uploads.clone();
         let rows = match self.blocking(move || rows_of(&counted)).await {
             Err(error) => return Err(self.useless(&name, &wanted, error).await),
             Ok(rows) => rows,
         };
-        let _room = self.room_for_rows(rows).await?;
+        let _rows = self.room_for_rows(rows).await?;
         let hub = Arc::clone(&self);
         let packs = match self.blocking(move || Packs::open(&hub, uploads)).await {
             Err(error) => return Err(self.useless(&name, &wanted, error).await),

@@ -4,7 +4,7 @@
 //! make its key in the store, so that any server takes in what any other announced, and a restart forgets nothing. The bytes come
 //! to that key in the bucket itself (a presigned PUT) or through a server (a PUT with a ticket, [`super::taking`]).
 //!
-//! Invariants: length and hash are pinned before the first byte where the bucket or the server can check them, and are checked
+//! Invariants: length and hash of a pack are pinned before the first byte, by the bucket or by the server, and are checked
 //! again, byte for byte, before anything is made of them; what each server announces at a time is counted, and bounded so that
 //! nobody keeps others out.
 
@@ -170,6 +170,14 @@ fn too_many(limits: &Limits) -> HubError {
     }
 }
 
+/// An upload that is there.
+pub(crate) struct Waiting {
+    key: StoreKey,
+    pack: PackId,
+    /// How many it has.
+    pub bytes: u64,
+}
+
 /// What the client is told of its announcement.
 pub struct Place {
     /// The upload's name.
@@ -215,12 +223,12 @@ impl Hub {
         self.engine.store().address(&asked).transpose()
     }
 
-    /// Takes uploads up, all of them; or the first that is not there any more. Blocking.
+    /// Looks for uploads, all of them; or the first that is not there any more. Blocking.
     pub(crate) fn find_uploads(
         &self,
         name: &RepoName,
         uploads: &[UploadName],
-    ) -> Result<Result<Vec<Arc<Upload>>, UploadName>, HubError> {
+    ) -> Result<Result<Vec<Waiting>, UploadName>, HubError> {
         let store = self.engine.store();
         let mut found = Vec::new();
         for upload in uploads {
@@ -235,10 +243,19 @@ impl Hub {
                 let text = format!("upload {upload} has {bytes} bytes; the limit is {max}");
                 return Err(HubError::Invalid(text));
             }
-            let staged = store.take_up(&key, bytes)?;
-            found.push(Arc::new(Upload::new(PackId(upload.sha256), bytes, staged, Arc::clone(store))));
+            found.push(Waiting { key, pack: PackId(upload.sha256), bytes });
         }
         Ok(Ok(found))
+    }
+
+    /// Takes uploads up: their bytes are near from then on. Blocking.
+    pub(crate) fn take_up(&self, waiting: &[Waiting]) -> Result<Vec<Arc<Upload>>, HubError> {
+        let store = self.engine.store();
+        let take = |Waiting { key, pack, bytes }: &Waiting| {
+            let staged = store.take_up(key, *bytes)?;
+            Ok(Arc::new(Upload::new(*pack, *bytes, staged, Arc::clone(store))))
+        };
+        waiting.iter().map(take).collect()
     }
 
     /// Removes uploads that were taken in, or can never be. Blocking.
