@@ -86,6 +86,12 @@ impl Archiver {
         self.bucket.floor().ordinal
     }
 
+    /// How many sealed segments the store lacks.
+    pub fn waiting(&self) -> usize {
+        let archived = self.position();
+        crate::follow::segments(&self.drive).iter().filter(|segment| segment.sealed && segment.first > archived).count()
+    }
+
     /// The sealed segment that comes next, if there is one.
     pub fn next(&self) -> Option<SegmentInfo> {
         let first = self.position().next();
@@ -103,6 +109,12 @@ impl Archiver {
         let before = self.bucket.floor();
         let found = self.bucket.sealed(segment.first)?.is_some();
         if !found {
+            // A log of its own must not seal over the slots of servers that have begun to share it.
+            if !self.drive.is_shared() && crate::restore::is_shared(&*self.drive.parts.store)? {
+                let message = "servers share the bucket's log now: this one is not brought there any more; stop this server, and \
+                               start it with --log bucket on an empty directory";
+                return Err(Error::new(crate::error::ErrorKind::Conflict, message));
+            }
             if planted::is(PlantedBug::SlotsGoBeforeSegment) {
                 self.delete_slots(&segment)?;
             }
@@ -129,7 +141,14 @@ impl Archiver {
             // Another server has brought it: it deletes them once it has compared, unless it dies before.
             let there = compared || self.has_slots(&segment)?;
             if there && !compared {
-                self.compare(&segment)?;
+                match self.compare(&segment) {
+                    Err(error) if error.is_corrupt() => {
+                        tracing::warn!(%error, "the slots of this segment are left to other servers");
+                        self.unswept.pop_front();
+                        continue;
+                    }
+                    compared => compared?,
+                }
             }
             if there {
                 self.delete_slots(&segment)?;
@@ -172,7 +191,7 @@ impl Archiver {
         let key = StoreKey::segment(segment.first);
         match differs(&self.drive, &*open(&self.drive, segment.first)?, &key)? {
             None => Ok(()),
-            Some(at) => Err(Error::corrupt(key.as_str(), at, "what was stored is not what was sent")),
+            Some(at) => Err(Error::corrupt(key.as_str(), at, "it is not the segment that is here under that name")),
         }
     }
 }

@@ -13,16 +13,15 @@ use crate::{
     error::{Error, ErrorKind, Result},
     id::{LogId, Position},
     log::{
-        anchor::Anchor,
         bucket::BucketLog,
         files::{self, LOG_DIR, LogFiles, remove_if_there, sync, sync_log_dir},
         header::{BLOCK_LEN, SegmentHeader, position_of_name, segment_name},
         published::Segment,
         refold::{self, Fold},
         repair,
-        scan::Step,
+        scan::{Step, look_beyond},
         segment::{Active, segment_capacity, shared_salt},
-        survey::{Survey, survey, survey_sealed},
+        survey::{Found, Survey, survey, survey_sealed},
     },
     recover::{self, Opened},
     store::{ObjectStore, StoreKey},
@@ -36,10 +35,7 @@ pub(crate) fn open(parts: &Parts, holder: &str, rule: SegmentRule) -> Result<(Op
     let mut bytes_read = 0;
     let kept = survey_sealed(disk, log, &mut bytes_read)?;
     let mut bucket = sealed_like(parts, log, &kept)?;
-    let anchor = files::read_anchor(disk)?;
-    if let Some(anchor) = &anchor {
-        check_archived(parts, &mut bucket, anchor, log)?;
-    }
+    check_archived(disk, bucket.floor().last)?;
     let rule = rule_of(&*parts.store, rule)?;
     discard_unsealed(disk, &kept)?;
     fetch_sealed(parts, &mut bucket, &kept)?;
@@ -47,9 +43,8 @@ pub(crate) fn open(parts: &Parts, holder: &str, rule: SegmentRule) -> Result<(Op
     let mut found = survey_sealed(disk, log, &mut bytes_read)?;
     let (after, mut fold) = recover::checkpointed(disk, &mut found, &mut bytes_read)?;
     for segment in &found.segments[after..] {
-        fold.enter(segment);
-        bytes_read += refold::walk(disk, segment, &mut fold, None, false)?.bytes_read;
-        fold.pushes.seal(fold.durable.position);
+        let Some(trailer) = &segment.trailer else { continue };
+        bytes_read += refold::walk_copy(disk, segment, trailer, &mut fold)?;
     }
     if let Some(damage) = found.damage {
         return Err(Error::corrupt(damage.file, damage.offset, damage.message));
@@ -58,7 +53,9 @@ pub(crate) fn open(parts: &Parts, holder: &str, rule: SegmentRule) -> Result<(Op
         begin_segment(disk, log, &fold, segment_capacity(found.segments.len() as u64, rule.bytes))?;
     let mut segments = recover::shown(&found.segments, &fold);
     segments.push(segment);
+    // Only now it is a copy: durably, or the next opening would ask for a proof that nobody can give any more.
     remove_if_there(disk, files::ANCHOR)?;
+    sync_log_dir(disk)?;
     let report = OpenReport { log, durable: fold.durable, tail: Tail::Clean, unclean: false, bytes_read };
     let mut handover = recover::handover(log, fold, active, segments.len());
     handover.shared = Some(rule);
@@ -100,19 +97,32 @@ fn rule_of(store: &dyn ObjectStore, mine: SegmentRule) -> Result<SegmentRule> {
             read_text(store, &key)?.ok_or_else(lost)?
         }
     };
-    let value = |name: &str| -> Option<u64> {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
-            .filter(|value| *value > 0)
+    let value = |name: &str, max: u64| -> Option<u64> {
+        let said = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        said.filter(|value| (1..=max).contains(value))
     };
-    let rule = value("segment_bytes").zip(value("segment_slots")).map(|(bytes, slots)| SegmentRule { bytes, slots });
-    rule.ok_or_else(|| Error::corrupt(key.as_str(), 0, "it does not say where segments end"))
+    let rule = value("segment_bytes", RULE_BYTES_MAX).zip(value("segment_slots", RULE_SLOTS_MAX));
+    let rule = rule.map(|(bytes, slots)| SegmentRule { bytes, slots });
+    rule.ok_or_else(|| {
+        let message = format!(
+            "it does not say where segments end: segment_bytes (at most {RULE_BYTES_MAX}) and segment_slots (at most \
+             {RULE_SLOTS_MAX})"
+        );
+        Error::corrupt(key.as_str(), 0, message)
+    })
 }
 
 fn read_text(store: &dyn ObjectStore, key: &StoreKey) -> Result<Option<String>> {
     match store.read_tail(key, MARK_BYTES_MAX) {
         Err(error) if error.is_not_found() => Ok(None),
-        read => Ok(Some(String::from_utf8_lossy(&read?.0).into_owned())),
+        read => {
+            let (bytes, size) = read?;
+            if size > MARK_BYTES_MAX {
+                let message = format!("it is longer than the limit of {MARK_BYTES_MAX} bytes");
+                return Err(Error::corrupt(key.as_str(), MARK_BYTES_MAX, message));
+            }
+            Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        }
     }
 }
 
@@ -125,32 +135,53 @@ pub(crate) fn sealed_like(parts: &Parts, log: LogId, kept: &Survey) -> Result<Bu
     Ok(bucket)
 }
 
-/// A directory with an anchor was a log of its own: the bucket must have all of it before it becomes a copy.
-fn check_archived(parts: &Parts, bucket: &mut BucketLog, anchor: &Anchor, log: LogId) -> Result<()> {
-    bucket.raise_floor()?;
-    let archived = bucket.floor().last;
-    let own = survey(&*parts.disk)?;
-    let mut reach = anchor.durable.position;
+/// A directory that was a log of its own becomes a copy only if the bucket has all of it. What was written as a copy may go: its salt
+/// tells it. Of the rest, what is sealed must be found in the bucket (`archived`: up to where both have it), and what is not
+/// must be empty; positions alone prove nothing, since a log that was restored elsewhere has the same ones.
+fn check_archived(disk: &dyn Disk, archived: Position) -> Result<()> {
+    let own_once = files::has_anchor(disk)?;
+    let own = match survey(disk) {
+        // A copy without its beginning is brought again.
+        Err(error) if error.is_corrupt() && !own_once => return Ok(()),
+        own => own?,
+    };
+    let refused = |path: &str, why: &str| {
+        let message = format!(
+            "{path} {why}, and it was not written as a copy of the bucket's log: serve the directory once with --bucket alone \
+             and stop it with SIGTERM, so that the bucket gets the rest; if it is given up, move {LOG_DIR}/ away"
+        );
+        Error::new(ErrorKind::Conflict, message)
+    };
     for segment in &own.segments {
+        let header = &segment.header;
+        let copied = header.salt == shared_salt(header.log, header.first, header.previous);
         match &segment.trailer {
-            Some(trailer) => reach = reach.max(trailer.last),
-            None => {
-                let mut reader = refold::reader_of(&*parts.disk, segment)?;
-                while let Step::Group(_) | Step::Mark { .. } = reader.step()? {}
-                reach = reach.max(Position(reader.next.0 - 1));
-            }
+            _ if copied => {}
+            // Whatever is sealed stays here, so only who had an end of his own is asked.
+            Some(trailer) if trailer.last <= archived || !own_once => {}
+            Some(_) => return Err(refused(&segment.path, "is not in the bucket")),
+            None if is_empty(disk, segment)? => {}
+            None => return Err(refused(&segment.path, "holds events that are not sealed")),
         }
     }
-    if anchor.log == log && reach <= archived && own.damage.is_none() {
-        tracing::info!(position = archived.0, "the log directory becomes a copy of the bucket's log");
-        return Ok(());
+    match own.damage.filter(|_| own_once) {
+        Some(damage) => Err(refused(&damage.file, &damage.message)),
+        None => Ok(()),
     }
-    let message = format!(
-        "this directory's own log ({}) reaches {reach}, what is sealed in the bucket (log {log}) {archived}: serve it once with \
-         --bucket alone and stop it with SIGTERM, so that the bucket gets the rest",
-        anchor.log
-    );
-    Err(Error::new(ErrorKind::Conflict, message))
+}
+
+/// No group stands in it, nor anything else but a mark.
+fn is_empty(disk: &dyn Disk, segment: &Found) -> Result<bool> {
+    let mut reader = refold::reader_of(disk, segment)?;
+    loop {
+        match reader.step()? {
+            Step::Group(_) => return Ok(false),
+            Step::Mark { .. } => {}
+            Step::Stop(_) => break,
+        }
+    }
+    let rest = look_beyond(&*segment.open(disk)?, &segment.header.salt, reader.offset, reader.sequence)?;
+    Ok(rest.nonzero_end == 0)
 }
 
 /// Removes what is not sealed, newest first: what the bucket has of it comes from there.
@@ -220,5 +251,8 @@ fn begin_segment(
 
 /// Bytes copied at a time.
 const COPY_BYTES: u64 = 8 << 20;
+/// A segment is read whole by who was behind, and zero-filled by everybody.
+const RULE_BYTES_MAX: u64 = 256 << 20;
+const RULE_SLOTS_MAX: u64 = 1 << 20;
 /// No more of a mark is read.
 const MARK_BYTES_MAX: u64 = 256;

@@ -81,14 +81,8 @@ fn check(
     let found = survey_sealed(disk, log, &mut 0)?;
     let (mut fold, mut segments) = (Fold::empty(), Vec::new());
     for segment in &found.segments {
-        fold.enter(segment);
-        let walked = refold::walk(disk, segment, &mut fold, None, false)?;
         let Some(trailer) = &segment.trailer else { continue };
-        if (fold.durable.position, fold.durable.chain) != (trailer.last, trailer.chain) {
-            return Err(Error::corrupt(&*segment.path, walked.stop.0, walked.stop.1));
-        }
-        fold.sequence = trailer.sequence;
-        fold.pushes.seal(fold.durable.position);
+        refold::walk_copy(disk, segment, trailer, &mut fold)?;
         let info = SegmentInfo { first: trailer.first, last: trailer.last, bytes: segment.len, sealed: true };
         each(&info);
         segments.push(info);

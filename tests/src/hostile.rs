@@ -69,7 +69,7 @@ impl Type {
     }
 }
 
-/// All endpoints that read a body.
+/// All endpoints that read a body from a client; what the operator alone may send is in the fuzzed ones.
 pub const ENDPOINTS: [Endpoint; 15] = [
     Endpoint {
         method: "POST",

@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,15 +18,16 @@ use rand::{RngExt, rngs::StdRng};
 use rustix::process::Signal;
 
 use crate::{
-    bucket::{Bucket, Faults},
+    bucket::{
+        Bucket, Faults,
+        machine::{URL, machine, until},
+    },
     oracle::Oracle,
     seeds,
     server_process::{DataDir, ServerProcess},
     workload::{Client, Field, Racer, Reader, Writer, check_log, check_served, judge},
 };
 
-/// Where the servers keep everything.
-pub const URL: &str = "s3://reprise/hub";
 const REPOS: [&str; 3] = ["alice/one", "alice/two", "bob/three"];
 
 /// What happens to a fleet in one cycle, beside failing requests.
@@ -46,11 +47,6 @@ pub enum Event {
 const ALONE: [Event; 3] = [Event::Lost, Event::Killed, Event::Unreachable];
 /// What happens to several.
 const TOGETHER: [Event; 5] = [Event::Killed, Event::Lost, Event::Paused, Event::Lost, Event::Unreachable];
-
-/// An empty machine that knows where the bucket is.
-pub fn machine(bucket: &Bucket) -> DataDir {
-    bucket.environment().iter().fold(DataDir::new(), |data, (name, value)| data.env(name, value))
-}
 
 /// All of it.
 pub struct Fleet {
@@ -303,16 +299,4 @@ fn clients(seed: u64, stream: u64) -> Vec<Box<dyn Client>> {
     ]
 }
 
-/// Polls until something holds.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + UNTIL_MAX;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {UNTIL_MAX:?}");
-        thread::sleep(PACE);
-    }
-}
-
-const UNTIL_MAX: Duration = Duration::from_secs(60);
-/// Between two looks at something that is waited for.
-const PACE: Duration = Duration::from_millis(5);
 const STARTS_MAX: usize = 5;

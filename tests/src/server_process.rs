@@ -20,6 +20,8 @@ use crate::client::{Remote, Request};
 
 /// Longest time to the listening line, a debug build on a busy machine included.
 const START_MAX: Duration = Duration::from_secs(30);
+/// Between two looks at what was printed.
+const PRINTED_PACE: Duration = Duration::from_millis(2);
 /// Longest graceful shutdown.
 const STOP_MAX: Duration = Duration::from_secs(30);
 
@@ -214,6 +216,19 @@ impl ServerProcess {
     /// All that it printed so far, both streams.
     pub fn printed(&self) -> String {
         self.printed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until it has printed `text`, since lines come by threads of their own; all that it printed then.
+    pub fn until_printed(&self, text: &str) -> String {
+        let deadline = Instant::now() + START_MAX;
+        loop {
+            let printed = self.printed();
+            if printed.contains(text) {
+                return printed;
+            }
+            assert!(Instant::now() < deadline, "{text:?} was not printed:\n{printed}");
+            thread::sleep(PRINTED_PACE);
+        }
     }
 
     /// Waits until `/ready` answers 2xx, asking again while it says 503.

@@ -20,6 +20,7 @@ pub fn check(store: &dyn ObjectStore) {
     a_read_beyond_the_end_is_corrupt(store);
     of_many_writers_of_a_key_one_is_told_that_it_is_new(store);
     keys_are_listed_in_order_and_deleted_quietly(store);
+    many_keys_go_at_once_and_nothing_beside_them(store);
     a_tail_comes_with_the_size(store);
     of_many_creators_of_a_key_one_wins_and_the_others_read_what_he_put(store);
 }
@@ -115,6 +116,22 @@ fn of_many_writers_of_a_key_one_is_told_that_it_is_new(store: &dyn ObjectStore) 
     });
     assert_eq!(created.iter().filter(|created| **created == Created::New).count(), 1);
     assert_eq!(&store.read(&key(4), 0, 9).unwrap()[..], &[4; 9]);
+}
+
+fn many_keys_go_at_once_and_nothing_beside_them(store: &dyn ObjectStore) {
+    for ordinal in 10..=30 {
+        assert!(store.create(&StoreKey::slot(ordinal), b"x").unwrap());
+    }
+    // Some that are not there, one that is named twice.
+    let keys: Vec<_> = (11..=35).chain([12]).map(StoreKey::slot).collect();
+    store.delete_all(&keys).unwrap();
+    store.delete_all(&keys).unwrap();
+    store.delete_all(&[]).unwrap();
+    for gone in [11, 30] {
+        assert!(store.size(&StoreKey::slot(gone)).unwrap_err().is_not_found());
+    }
+    assert_eq!(store.size(&StoreKey::slot(10)).unwrap(), 1);
+    store.delete(&StoreKey::slot(10)).unwrap();
 }
 
 fn keys_are_listed_in_order_and_deleted_quietly(store: &dyn ObjectStore) {

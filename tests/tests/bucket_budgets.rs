@@ -1,14 +1,13 @@
 //! What an operation may ask of a bucket, counted where the requests arrive: real servers, a real S3 endpoint.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
-use std::{
-    collections::BTreeMap,
-    thread,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
 use reprise_tests::{
-    bucket::Bucket,
+    bucket::{
+        Bucket,
+        machine::{URL, machine, until},
+    },
     client::{
         Remote, Repository, Request, Value, clone, ls_remote, push,
         push::{bundle_body, objects_body},
@@ -17,22 +16,36 @@ use reprise_tests::{
     server_process::{DataDir, ServerProcess},
 };
 
-fn machine(bucket: &Bucket) -> DataDir {
-    bucket.environment().iter().fold(DataDir::new(), |data, (name, value)| data.env(name, value))
-}
-
 /// A server that has done what it does once after its start: it looks for uploads that nobody took in.
 fn serve(bucket: &Bucket, data: &DataDir) -> ServerProcess {
     let lists = || count(&bucket.objects.counts(), "list");
     let before = lists();
-    let server = data.serve_with(&["--bucket", "s3://reprise/hub", "--log", "bucket"]);
+    let server = data.serve_with(&["--bucket", URL, "--log", "bucket"]);
     server.wait_ready();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while lists() == before {
-        assert!(Instant::now() < deadline, "nothing was listed after the start");
-        thread::sleep(Duration::from_millis(10));
-    }
+    until("something is listed after the start", || lists() > before);
     server
+}
+
+/// A server with an empty repository, and a client of it that has nothing either.
+struct Rig {
+    bucket: Bucket,
+    server: ServerProcess,
+    remote: Remote,
+    local: Repository,
+    _data: DataDir,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let bucket = Bucket::start();
+        let data = machine(&bucket);
+        let server = serve(&bucket, &data);
+        data.create_repo("ada/one", &[]);
+        let remote = server.remote("ada/one", Some(&data.token("ada")));
+        let mut local = Repository::init();
+        local.remotes.insert("origin".to_owned(), remote.clone());
+        Rig { bucket, server, remote, local, _data: data }
+    }
 }
 
 fn post(remote: &Remote, endpoint: &str, body: &Value) -> Vec<u8> {
@@ -69,13 +82,7 @@ fn pack_reads(bucket: &Bucket) -> BTreeMap<String, u64> {
 
 #[test]
 fn a_push_puts_its_pack_and_its_slot_and_nothing_else() {
-    let bucket = Bucket::start();
-    let data = machine(&bucket);
-    let server = serve(&bucket, &data);
-    data.create_repo("ada/one", &[]);
-    let remote = server.remote("ada/one", Some(&data.token("ada")));
-    let mut local = Repository::init();
-    local.remotes.insert("origin".to_owned(), remote.clone());
+    let Rig { bucket, server: _server, remote, mut local, .. } = Rig::new();
     local.commit("main", "first", &[("a", Some(b"content"))]);
     push(&mut local, "origin", "main").unwrap();
     // The objects are there already.
@@ -121,13 +128,7 @@ fn a_clone_by_a_server_that_has_nothing_near_reads_every_pack_once() {
 
 #[test]
 fn a_fetch_of_a_few_objects_of_a_large_pack_reads_a_range_of_it() {
-    let bucket = Bucket::start();
-    let data = machine(&bucket);
-    let server = serve(&bucket, &data);
-    data.create_repo("ada/one", &[]);
-    let remote = server.remote("ada/one", Some(&data.token("ada")));
-    let mut local = Repository::init();
-    local.remotes.insert("origin".to_owned(), remote.clone());
+    let Rig { bucket, server: _server, remote, mut local, .. } = Rig::new();
     let mut random = seeds::random(7, 7);
     let large: Vec<(String, Vec<u8>)> =
         (0..20).map(|n| (format!("large-{n}"), seeds::bytes(&mut random, 200_000))).collect();

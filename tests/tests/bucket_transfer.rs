@@ -8,7 +8,10 @@ use std::{
 };
 
 use reprise_tests::{
-    bucket::Bucket,
+    bucket::{
+        Bucket,
+        machine::{URL, machine},
+    },
     client::{
         Refs, Repository, Request, Response, Value, clone, ids::sha256_hex, mpack, push, push::bundle_body,
         push::candidates,
@@ -18,7 +21,6 @@ use reprise_tests::{
     wire_rig::check_refusal,
 };
 
-const URL: &str = "s3://reprise/hub";
 const PUSH: &str = "0f0e0d0c-0b0a-4908-8706-050403020100";
 /// The most memory that a server may ever hold (README, "figures").
 const RSS_KIB_MAX: u64 = 160 << 10;
@@ -34,8 +36,7 @@ struct Fleet {
 impl Fleet {
     fn of(servers: usize, more: &[&str]) -> Fleet {
         let bucket = Bucket::start();
-        let machine = || bucket.environment().iter().fold(DataDir::new(), |data, (name, value)| data.env(name, value));
-        let machines: Vec<DataDir> = (0..servers).map(|_| machine()).collect();
+        let machines: Vec<DataDir> = (0..servers).map(|_| machine(&bucket)).collect();
         let servers: Vec<ServerProcess> = machines.iter().map(|data| serve(data, more)).collect();
         machines[0].create_repo("alice/demo", &[]);
         let token = machines[0].token("alice");
@@ -80,6 +81,13 @@ impl Fleet {
         let blobs = candidates(local, &commits);
         let repo = Refs::get(&self.url(0), None).unwrap().repo_id;
         mpack::write(&repo, PUSH, 7, &mpack::objects_of(local, &commits, &blobs))
+    }
+
+    /// Whether bytes were sent to it by PUT: kinds of such requests that it counts.
+    fn puts(&self, server: usize) -> usize {
+        let metrics = Request::get(self.servers[server].url("metrics"), None).send().unwrap();
+        let counted = |line: &&str| line.starts_with("reprise_http_requests_total") && line.contains("PUT");
+        metrics.text().lines().filter(counted).count()
     }
 
     fn under(&self, prefix: &str) -> Vec<String> {
@@ -127,7 +135,7 @@ fn a_pack_goes_straight_to_the_bucket_and_is_stored_as_it_came() {
     let local = fixtures::etude();
     let (head, pack) = (local.head("main"), fleet.pack_of(&local));
     let upload = fleet.upload(0, &pack);
-    assert!(!fleet.servers[0].printed().contains("PUT"), "no byte of it passed through the server");
+    assert_eq!(fleet.puts(0), 0, "no byte of it passed through the server");
     assert_eq!((fleet.under("quarantine").len(), fleet.under("packs").len()), (1, 0));
     fleet.bucket.objects.take_counts();
     is_ok(&fleet.unpack(0, &upload, head));
@@ -178,7 +186,7 @@ fn the_bucket_takes_nothing_but_what_was_announced_once_and_in_time() {
 
 #[test]
 fn an_address_ends_with_its_time_and_what_nobody_took_in_is_swept() {
-    let fleet = Fleet::of(1, &["--limit", "upload_time_max=2"]);
+    let fleet = Fleet::of(1, &["--limit", "upload_time_max=3"]);
     let announced = fleet.announce(0, b"some bytes");
     let upload = fleet.upload(0, b"other bytes");
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -246,11 +254,13 @@ fn where_clients_do_not_reach_the_bucket_tickets_are_good_at_every_server() {
         Request::put(format!("{}/{}", fleet.url(server), announced.text("url")), bytes).send().unwrap().code
     };
     assert_eq!((put(1, b"other bytes"), put(1, &pack), put(0, &pack)), (422, 204, 412));
+    assert!(fleet.puts(0) > 0 && fleet.puts(1) > 0, "they went through the servers");
     is_ok(&fleet.unpack(0, announced.text("upload"), head));
     assert!(fleet.under("packs").len() == 1 && fleet.under("quarantine").is_empty());
     let plan = fleet.post(0, "fetch/presign", &Value::map([("want", Value::strs([head]))]), None).decode().unwrap();
     let key = hex::encode(fleet.bucket.objects.bytes("hub/secrets/tickets.key").unwrap());
-    assert!(!fleet.servers.iter().any(|server| server.printed().contains(&key)));
+    let printed = fleet.servers[0].until_printed("status=412") + &fleet.servers[1].until_printed("status=422");
+    assert!(!printed.contains(&key) && !printed.contains(announced.text("url").rsplit('=').next().unwrap()));
     for pack in plan.items("packs") {
         let url = format!("{}/{}", fleet.url(1), pack.text("url"));
         let answer = Request::get(url, None).send().unwrap();
@@ -282,7 +292,7 @@ fn the_stock_clients_large_blobs_go_straight_to_the_bucket_and_its_push_takes_th
     assert!(fleet.under("quarantine").is_empty() && fleet.under("packs").is_empty());
     push(&mut local, "origin", "main").unwrap();
     assert!(fleet.under("quarantine").is_empty(), "taken in");
-    assert!(!fleet.servers.iter().any(|server| server.printed().contains("PUT")));
+    assert_eq!((fleet.puts(0), fleet.puts(1)), (0, 0));
     let cloned = clone(&fleet.url(1)).unwrap();
     assert_eq!(cloned.materialise(local.head("main")), local.materialise(local.head("main")));
     assert!(!fleet.servers[0].printed().contains("X-Amz-Signature"));

@@ -116,8 +116,8 @@ fn a_log_damaged_in_the_middle_is_served_up_to_there_and_takes_no_pushes() {
     assert!(ls_remote(&server.url("alice/third")).is_err());
 
     // File and place are named, at start, by probes and by commands; with what to do.
-    let printed = server.printed();
-    assert!(printed.contains(&name) && printed.contains("byte"), "{printed}");
+    let printed = server.until_printed(&name);
+    assert!(printed.contains("byte"), "{printed}");
     let health = Request::get(format!("http://{}/health", server.host()), None).send().unwrap();
     assert!(
         health.code == 503 && health.text().contains(&name) && health.text().contains("doctor"),

@@ -45,7 +45,7 @@ fn check_read_only(hub: &StoppedHub, data: &DataDir, file: &str, intact: &[usize
     let health = read_only(&server);
     assert!(health.contains(file) && health.contains("at byte") && health.contains("reprise doctor"), "{health}");
     server.wait_ready();
-    assert!(server.printed().contains(file), "not named at the start:\n{}", server.printed());
+    server.until_printed(file);
     let status = data.run(&["status"]);
     assert_eq!(status.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&status.stdout).contains(file), "{status:?}");

@@ -45,7 +45,7 @@ impl Foreign {
         );
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("foreign-store/serve.py");
         let mut command = Command::new(place.join("venv/bin/python"));
-        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().expect("python starts");
         let mut port = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
@@ -106,6 +106,7 @@ fn a_foreign_store_takes_an_object_in_parts_once() {
     assert_eq!(put(&large).unwrap(), Created::Existed);
     assert!(put(&large[..11 << 20]).unwrap_err().is_corrupt());
     assert_eq!(store.read(&StoreKey::pack(PackId([1; 32])), 0, 12 << 20).unwrap(), large);
+    assert_eq!(store.uploads().unwrap(), [], "what was given up was aborted");
 }
 
 #[test]

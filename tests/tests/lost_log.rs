@@ -13,7 +13,10 @@ use std::{
 use rand::RngExt;
 use reprise_engine::store::StoreKey;
 use reprise_tests::{
-    bucket::Bucket,
+    bucket::{
+        Bucket,
+        machine::{URL, machine},
+    },
     client::{CloneFailure, Repository, Value as Record, clone, ids::sha256_hex, mpack, push},
     effort::Effort,
     fixtures, seeds,
@@ -21,7 +24,6 @@ use reprise_tests::{
 };
 use serde_json::{Value, json};
 
-const URL: &str = "s3://reprise/hub";
 const BRANCHES: [&str; 3] = ["main", "variation", "feature/long-name"];
 
 fn serve(data: &DataDir, more: &[&str]) -> ServerProcess {
@@ -215,14 +217,13 @@ fn packs_in_another_directory_are_copied_and_nothing_there_is_changed() {
 #[test]
 fn a_bucket_that_still_holds_pieces_of_the_old_log_is_taken_over_only_when_that_log_is_named() {
     let bucket = Bucket::start();
-    let machine = || bucket.environment().iter().fold(DataDir::new(), |data, (name, value)| data.env(name, value));
-    let first = machine();
+    let first = machine(&bucket);
     let local = history(&first, &["--bucket", URL]);
     drop(first);
     let pieces = |of: &str| bucket.objects.keys().iter().filter(|key| key.starts_with(of)).count();
     let (segments, packs) = (pieces("hub/log/"), pieces("hub/packs/"));
     assert!(segments > 0);
-    let second = machine();
+    let second = machine(&bucket);
     let why = refused(&second, &["restore", "--from-packs", "--bucket", URL], 3);
     assert!(why.contains("reprise restore") && why.contains("--replace-log "), "{why}");
     assert_eq!((pieces("hub/log/"), pieces("hub/aside/")), (segments, 0), "nothing was touched");
@@ -238,7 +239,7 @@ fn a_bucket_that_still_holds_pieces_of_the_old_log_is_taken_over_only_when_that_
     second.json(&["repo", "update", &names(&report)[0], "--rename", "alice/etude", "--public"]);
     drop(second);
     // The new log has the places of the old one's segments, and is all that an empty machine gets.
-    let third = machine();
+    let third = machine(&bucket);
     let restored = third.json(&["restore", "--bucket", URL]);
     assert_eq!((&restored["repositories"], &restored["missing_packs"]), (&json!(2), &json!(0)), "{restored}");
     check_clone(&serve(&third, &["--bucket", URL]), "alice/etude", &local);
@@ -246,6 +247,7 @@ fn a_bucket_that_still_holds_pieces_of_the_old_log_is_taken_over_only_when_that_
 
 #[test]
 fn killed_at_any_moment_it_goes_on_and_names_every_pack_once() {
+    let mut interrupted = 0;
     for seed in Effort::of("T10 killed recoveries", 3) {
         let mut random = seeds::random(seed, 0x4c4f_5354);
         let data = DataDir::new();
@@ -257,6 +259,7 @@ fn killed_at_any_moment_it_goes_on_and_names_every_pack_once() {
         let command = ["restore", "--from-packs", "--replace-log", &old_log];
         for _ in 0..12 {
             data.run_briefly(&command, Duration::from_millis(random.random_range(20..700)));
+            interrupted += u32::from(data.path().join("recovery").exists());
             if !data.path().join("recovery").exists() && data.path().join("log").exists() {
                 break;
             }
@@ -276,6 +279,7 @@ fn killed_at_any_moment_it_goes_on_and_names_every_pack_once() {
         let name = events.iter().find_map(|event| event["slug"].as_str()).unwrap();
         adopt_all(&data, &format!("quarantine/{name}"), &local);
     }
+    assert!(interrupted > 0, "no kill met a recovery that was under way");
 }
 
 #[test]
@@ -335,7 +339,9 @@ fn a_pack_without_its_table_gives_back_every_entry() {
     let output = data.run(&["restore", "--from-packs", "--json", "--replace-log", &old_log]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    for damaged in report["damaged"].as_array().unwrap() {
+    let damaged = report["damaged"].as_array().unwrap();
+    assert_eq!(damaged.len(), packs_in(&objects).len(), "{report}");
+    for damaged in damaged {
         assert_eq!((&damaged["lost"], &damaged["complete"]), (&json!([]), &json!(true)), "{damaged}");
     }
     let after = told_by_packs(&data);

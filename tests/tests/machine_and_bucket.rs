@@ -156,22 +156,28 @@ fn a_bucket_that_is_down_refuses_pushes_and_loses_none() {
     bucket.objects.set_faults(Faults { down: true, ..Faults::default() });
     let mut local = fixtures::etude();
     local.remote("origin", &server.url("alice/etude"), Some(&token));
-    push(&mut local, "origin", "main").unwrap_err();
+    assert_eq!(push(&mut local, "origin", "main").unwrap_err().code(), Some(503));
     bucket.objects.set_faults(Faults::default());
     push(&mut local, "origin", "main").unwrap();
     let cloned = clone(&server.url("alice/etude")).unwrap();
     assert_eq!(cloned.head("main"), local.head("main"));
 }
 
-#[test]
-fn a_directory_that_had_its_packs_for_itself_brings_them_when_it_gets_a_bucket_and_keeps_to_it() {
-    let bucket = Bucket::start();
-    let data = machine(&bucket);
+/// A machine that has kept its packs for itself so far, and what was pushed to it.
+fn without_bucket(bucket: &Bucket) -> (DataDir, Repository) {
+    let data = machine(bucket);
     let server = data.serve();
     server.wait_ready();
     data.create_repo("alice/etude", &[]);
     let local = pushed(&server, &data.token("alice"));
     server.stop();
+    (data, local)
+}
+
+#[test]
+fn a_directory_that_had_its_packs_for_itself_brings_them_when_it_gets_a_bucket_and_keeps_to_it() {
+    let bucket = Bucket::start();
+    let (data, local) = without_bucket(&bucket);
     let server = serve(&data, &[]);
     check_clone(&server, &local);
     server.stop();
@@ -273,8 +279,11 @@ fn what_the_bucket_does_not_take_of_a_log_is_told_early_and_stops_pushes_at_its_
         let said = told["degraded"].as_str().unwrap_or_default();
         early +=
             usize::from(said.contains("bytes of the log") && said.contains("at 100000 bytes nothing more is taken"));
-        assert_eq!(tagged(&server, &token, &local, rounds), 200);
-        rounds += 1;
+        match tagged(&server, &token, &local, rounds) {
+            200 => rounds += 1,
+            // A segment that was ended meanwhile counts too.
+            code => assert_eq!((code, health().code), (503, 503)),
+        }
     }
     assert!(early > 1, "told only {early} times in {rounds} rounds");
     assert!(health().text().contains("the limit unarchived_bytes_max is 100000"), "{}", health().text());
@@ -356,12 +365,7 @@ fn a_pack_is_found_where_its_store_is_before_and_after_it_is_brought_and_in_a_co
 #[test]
 fn packs_are_brought_only_when_the_bucket_gives_them_back_as_they_were() {
     let bucket = Bucket::start();
-    let data = machine(&bucket);
-    let server = data.serve();
-    server.wait_ready();
-    data.create_repo("alice/etude", &[]);
-    let local = pushed(&server, &data.token("alice"));
-    server.stop();
+    let (data, local) = without_bucket(&bucket);
     let noted = || data.path().join("bucket.json").exists();
     let refused = || {
         let output = data.run(&["serve", "--listen", "127.0.0.1:0", "--bucket", URL]);

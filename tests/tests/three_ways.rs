@@ -37,17 +37,20 @@ fn check_equal(data: &DataDir) {
     assert_ne!(compared["packs_read"], 0, "{compared}");
 }
 
-/// Pushes, merges, repositories that are deleted and made again, and objects that are condemned and come again.
+/// Pushes, merges, repositories that are deleted, and made again under their names with what others have too.
 fn random_history(data: &DataDir, random: &mut StdRng) {
     let server = serve(data);
     let mut locals: Vec<(String, Repository)> = Vec::new();
     for step in 0..24 {
         match random.random_range(0..8) {
-            _ if locals.is_empty() => locals.push(create(data, &server, step)),
-            0 => locals.push(create(data, &server, step)),
+            _ if locals.is_empty() => locals.push(create(data, &server, &format!("alice/r{step}"))),
+            0 => locals.push(create(data, &server, &format!("alice/r{step}"))),
             1 => {
                 let (name, _) = locals.swap_remove(random.random_range(0..locals.len()));
                 data.json(&["repo", "delete", &name]);
+                if random.random_bool(0.7) {
+                    locals.push(create(data, &server, &name));
+                }
             }
             2 => {
                 let (_, local) = pick(random, &mut locals);
@@ -72,16 +75,15 @@ fn random_history(data: &DataDir, random: &mut StdRng) {
     server.stop();
 }
 
-fn create(data: &DataDir, server: &ServerProcess, step: usize) -> (String, Repository) {
-    let name = format!("alice/r{step}");
-    data.create_repo(&name, &[]);
+fn create(data: &DataDir, server: &ServerProcess, name: &str) -> (String, Repository) {
+    data.create_repo(name, &[]);
     let mut local = Repository::init();
-    local.remote("origin", &server.url(&name), Some(&data.token("alice")));
+    local.remote("origin", &server.url(name), Some(&data.token("alice")));
     local.commit("main", "first", &[("a.txt", Some(b"a".as_slice()))]);
     push(&mut local, "origin", "main").unwrap();
     let main = local.head("main").to_owned();
     local.set_branch("side", &main);
-    (name, local)
+    (name.to_owned(), local)
 }
 
 fn pick<'a>(random: &mut StdRng, locals: &'a mut [(String, Repository)]) -> &'a mut (String, Repository) {

@@ -224,6 +224,10 @@ impl BucketLog {
                 Step::Stop(why) => return Err(Error::corrupt(key.as_str(), reader.offset, why)),
             }
         }
+        // It was sealed beyond `tail`, so it holds what comes next; else its end is not where segments end here.
+        if groups.is_empty() {
+            return Err(Error::corrupt(key.as_str(), size, OTHER_LOG));
+        }
         Ok(groups)
     }
 

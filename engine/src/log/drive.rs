@@ -222,6 +222,10 @@ impl Drive {
             drop(writer);
             answer(answers);
         }
+        // Whoever came meanwhile found a driver and left.
+        if !self.queue_out.is_empty() {
+            self.drive_soon();
+        }
     }
 
     /// Finishes what is queued, writes the mark and the anchor, lets the directory go.
@@ -275,7 +279,8 @@ impl Drive {
             match wake.try_send(()) {
                 // It is awake, or will be.
                 Ok(()) | Err(TrySendError::Full(())) => {}
-                Err(TrySendError::Disconnected(())) => tracing::error!("the writer's thread is gone"),
+                // It died under the writer, which says so to whoever takes it.
+                Err(TrySendError::Disconnected(())) => _ = self.turn_as_thread(),
             }
         }
     }
@@ -310,7 +315,7 @@ impl Drive {
     fn turn_as_thread(&self) -> bool {
         match self.writer.lock() {
             Ok(writer) => self.turn(writer),
-            Err(_) => self.refuse_queue(),
+            Err(dead) => self.refuse_for(dead.into_inner()),
         }
         !self.queue_out.is_empty()
     }
@@ -332,7 +337,7 @@ impl Drive {
             Ok(writer) => self.turn(writer),
             // Whoever drives looks at the queue again after he let go, so this proposal is seen.
             Err(TryLockError::WouldBlock) => return,
-            Err(TryLockError::Poisoned(_)) => self.refuse_queue(),
+            Err(TryLockError::Poisoned(dead)) => self.refuse_for(dead.into_inner()),
         }
         if !self.queue_out.is_empty() {
             self.wake();
@@ -435,7 +440,11 @@ impl Drive {
         }
     }
 
-    fn refuse_queue(&self) {
+    /// The writer died in somebody's turn: who waits for an answer of that turn learns that there is none, the others are refused.
+    fn refuse_for(&self, mut writer: MutexGuard<'_, Writer>) {
+        let (replies, looks) = (std::mem::take(&mut writer.replies), std::mem::take(&mut writer.looks));
+        drop(writer);
+        drop((replies, looks));
         let dead = Reason::ReadOnly("the writer died".to_owned());
         while let Ok(queued) = self.queue_out.try_recv() {
             match queued {

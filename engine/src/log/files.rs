@@ -175,6 +175,14 @@ pub(crate) fn read_anchor(disk: &dyn Disk) -> Result<Option<Anchor>> {
     Ok(Anchor::decode(&bytes[..got]))
 }
 
+/// True if there is an anchor, sound or not: a log of its own always has one.
+pub(crate) fn has_anchor(disk: &dyn Disk) -> Result<bool> {
+    match disk.open(ANCHOR) {
+        Err(error) if error.is_not_found() => Ok(false),
+        opened => opened.map(|_| true),
+    }
+}
+
 /// Replaces the anchor.
 pub(crate) fn write_anchor(disk: &dyn Disk, anchor: &Anchor) -> Result<()> {
     remove_if_there(disk, ANCHOR_NEW)?;

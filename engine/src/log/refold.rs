@@ -6,10 +6,10 @@ use crate::{
     decide::State,
     disk::Disk,
     engine::Durable,
-    error::Result,
+    error::{Error, Result},
     id::{ChainHash, Position},
     log::{
-        footer::{INDEX_BYTES, IndexEntry, Part},
+        footer::{INDEX_BYTES, IndexEntry, Part, Trailer},
         header::BLOCK_LEN,
         push_ids::{self, PushIds},
         scan::{From, GroupReader, RawGroup, Step},
@@ -195,6 +195,21 @@ fn finish(walked: &mut Walked, fold: &mut Fold) {
         walked.undecodable = true;
         walked.stop = (group.offset, error.to_string());
     }
+}
+
+/// Folds a sealed segment that is a copy of the bucket's; how many bytes were read. `Corrupt` unless its groups reach the end that its
+/// footer names.
+pub(crate) fn walk_copy(disk: &dyn Disk, found: &Found, trailer: &Trailer, fold: &mut Fold) -> Result<u64> {
+    fold.enter(found);
+    let walked = walk(disk, found, fold, None, false)?;
+    if walked.undecodable || (fold.durable.position, fold.durable.chain) != (trailer.last, trailer.chain) {
+        let (offset, why) = walked.stop;
+        let message = format!("{why}; the bucket has this segment: remove the file, and it is brought again");
+        return Err(Error::corrupt(&*found.path, offset, message));
+    }
+    fold.sequence = trailer.sequence;
+    fold.pushes.seal(fold.durable.position);
+    Ok(walked.bytes_read)
 }
 
 /// Reads the push ids of a segment that ends before `end`: from its footer, or from its groups if the footer or that section

@@ -21,6 +21,7 @@ mod crash;
 mod golden;
 mod open;
 mod ordinals;
+mod own_log;
 mod queue;
 mod table;
 

@@ -5,7 +5,7 @@
 //! log any more: nothing here can.
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     id::LogId,
     store::{ObjectStore, StoreKey},
 };
@@ -71,7 +71,13 @@ impl Remains {
             staged.write(&bytes)?;
             at += bytes.len() as u64;
         }
-        staged.commit(&StoreKey::aside(&self.log_name(), key))?;
+        let aside = StoreKey::aside(&self.log_name(), key);
+        staged.commit(&aside)?;
+        // The original is deleted on the word of this.
+        let kept = store.size(&aside)?;
+        if kept != size {
+            return Err(Error::corrupt(aside.as_str(), kept, format!("it was set aside with {size} bytes")));
+        }
         Ok(())
     }
 }

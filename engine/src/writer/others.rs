@@ -46,8 +46,12 @@ impl WriterCore {
 
     pub(super) fn unsure(&mut self, why: String, out: &mut Vec<Output>) {
         match std::mem::replace(&mut self.doing, Doing::Nothing) {
-            Doing::Append(pending) => {
+            Doing::Append(mut pending) => {
                 let unavailable = Reason::Unavailable(why);
+                // No slot of ours proves that the state was the newest.
+                for asked in pending.asked.iter_mut().filter(|asked| matches!(asked.outcome, Outcome::NotDone(_))) {
+                    asked.outcome = Outcome::NotDone(unavailable.clone());
+                }
                 self.take_back(*pending, &|push| unsure(push, &unavailable), out);
                 self.refuse_waiting(&unavailable, out);
             }

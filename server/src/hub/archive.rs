@@ -191,14 +191,15 @@ impl Keeper {
         if archived == durable {
             return Ok(Archived::Idle);
         }
-        let sealed = archiver.next().is_some();
+        let waiting = archiver.waiting();
+        let sealed = waiting > 0;
         // Whoever is refused for it does not wait for the usual time.
         let due = now || age >= SEAL_AFTER || hub.backlog() != Backlog::Usual;
         if !sealed && !self.shared && due {
             hub.engine.roll();
         }
-        // Each server of a fleet has the same segment to bring: a moment of patience, and one of them has.
-        if sealed && self.shared && !now && age < patience(hub) {
+        // Each server of a fleet has the same segment to bring: a moment of patience, and one of them has. Not when they pile up.
+        if waiting == 1 && self.shared && !now && age < patience(hub) {
             return Ok(Archived::Idle);
         }
         archiver.step()

@@ -16,7 +16,7 @@ use super::{split, wire};
 use crate::hub_in_process::HubInProcess;
 
 /// Method, path and content type of every request that has a body.
-const ENDPOINTS: [(Method, &str, &str); 16] = [
+const ENDPOINTS: [(Method, &str, &str); 17] = [
     (Method::POST, "/alice/demo/filter-objects", MSGPACK),
     (Method::POST, "/alice/demo/fetch", MSGPACK),
     (Method::POST, "/alice/demo/push/objects", MSGPACK),
@@ -33,6 +33,7 @@ const ENDPOINTS: [(Method, &str, &str); 16] = [
     (Method::POST, "/alice/demo/push/mpack-presign", MSGPACK),
     (Method::POST, "/alice/demo/push/unpack-mpack", JSON),
     (Method::POST, "/alice/demo/fetch/presign", MSGPACK),
+    (Method::POST, "/api/v1/repos/alice/demo/adopt", JSON),
 ];
 const MSGPACK: &str = "application/x-msgpack";
 const JSON: &str = "application/json";

@@ -1,5 +1,7 @@
 //! One push with an `Idempotency-Key`, that can be sent again and must then be answered as before.
 
+use std::{thread, time::Duration};
+
 use rand::{RngExt, rngs::StdRng};
 
 use crate::{
@@ -34,11 +36,21 @@ impl Keyed {
         let commits = commits_to_send(local, None, &head);
         field.archive().keep(local, &commits);
         let candidates = candidates(local, &commits);
-        let uploaded = filter_objects(remote, &candidates).and_then(|ids| push_objects(&local.objects, remote, &ids));
+        let upload = |_| filter_objects(remote, &candidates).and_then(|ids| push_objects(&local.objects, remote, &ids));
+        let busy = |done: &Result<(), Failure>| matches!(done, Err(Failure::Status { code: 429 | 503, .. }));
+        // Who is told to come later does so: without its objects the push would be refused, and rightly.
+        let uploaded = (0..UPLOADS_MAX).map(upload).find(|done| {
+            if busy(done) {
+                thread::sleep(UPLOADS_PACE);
+            }
+            !busy(done)
+        });
+        let Some(uploaded) = uploaded else {
+            assert!(field.is_doomed(), "an upload was refused {UPLOADS_MAX} times");
+            return None;
+        };
         match uploaded {
             Ok(()) => {}
-            // Without its objects the push would be refused, and rightly.
-            Err(Failure::Status { code: 429 | 503, .. }) => return None,
             Err(failure) if failure.code().is_some() => panic!("an upload was refused: {failure}"),
             Err(failure) => {
                 assert!(field.is_doomed(), "the server lives and gave no answer: {failure}");
@@ -74,6 +86,10 @@ impl Keyed {
         }
     }
 }
+
+/// A server that refuses more often is none.
+const UPLOADS_MAX: usize = 100;
+const UPLOADS_PACE: Duration = Duration::from_millis(50);
 
 /// A random UUID.
 fn push_id(random: &mut StdRng) -> String {

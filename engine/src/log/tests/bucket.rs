@@ -20,7 +20,7 @@ struct Server {
     engine: Engine,
 }
 
-fn try_serve(disk: &SimDisk, store: Arc<dyn ObjectStore>, seed: u64) -> Result<(Engine, OpenReport)> {
+pub(super) fn try_serve(disk: &SimDisk, store: Arc<dyn ObjectStore>, seed: u64) -> Result<(Engine, OpenReport)> {
     let parts = Parts {
         disk: Arc::new(disk.clone()),
         store,
@@ -36,7 +36,7 @@ fn serve(store: &MemoryStore, seed: u64) -> Server {
     Server { disk, engine }
 }
 
-fn archive_all(engine: &Engine) -> usize {
+pub(super) fn archive_all(engine: &Engine) -> usize {
     let mut archiver = engine.archiver().unwrap();
     let mut brought = 0;
     loop {

@@ -107,6 +107,14 @@ pub(super) fn judge<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) 
     }
 }
 
+/// The same of a HEAD, whose answers have no body: a key that is not there has no other sign than the status.
+pub(super) fn judge_head<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Failure {
+    match error {
+        SdkError::ServiceError(answer) if answer.raw().status().as_u16() == 404 => Failure::Absent,
+        _ => judge(error),
+    }
+}
+
 fn of_answer(status: u16, code: Option<&str>) -> Failure {
     match (status, code) {
         (_, Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequests")) => {
@@ -118,7 +126,9 @@ fn of_answer(status: u16, code: Option<&str>) -> Failure {
         (200..=299, _) => Failure::Unknown,
         // The answer to a HEAD has no body, so no code.
         (409, None | Some("ConditionalRequestConflict" | "OperationAborted")) => Failure::Raced,
-        (404, Some("NoSuchKey" | "NotFound")) => Failure::Absent,
+        (404, Some("NoSuchKey")) => Failure::Absent,
+        // Without a body: anything on the way may have answered that. Only a HEAD has nothing else to say ([`judge_head`]).
+        (404, None | Some("NotFound")) => Failure::Unknown,
         (416, _) => Failure::Range,
         (500..=599, _) => Failure::Unknown,
         _ => Failure::Refused,

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 
 use self::{
-    client::{Failure, Tried, judge, told},
+    client::{Failure, Tried, judge, judge_head, told},
     copies::Copied,
+    range::{Range, Span},
 };
 use super::{
     BegunUpload, Created, ObjectStore, Staged, StoreKey,
@@ -31,6 +32,7 @@ mod client;
 mod copies;
 mod prefetch;
 mod presign;
+mod range;
 mod sums;
 mod upload;
 
@@ -249,9 +251,9 @@ impl Inner {
         }
     }
 
-    /// Bytes of `range`, an HTTP range, and the object's size.
-    async fn get(&self, key: &StoreKey, range: String, expected: u64) -> Tried<(Bytes, u64)> {
-        let get = self.client.get_object().bucket(&self.settings.bucket).key(self.key(key)).range(range);
+    /// Bytes of `range`, and the object's size.
+    async fn get(&self, key: &StoreKey, range: Range) -> Tried<(Bytes, u64)> {
+        let get = self.client.get_object().bucket(&self.settings.bucket).key(self.key(key)).range(range.to_string());
         let answer = match Box::pin(get.send()).await {
             Ok(answer) => answer,
             Err(error) => {
@@ -259,30 +261,33 @@ impl Inner {
                 return Err((failure, told("reading", key.as_str(), failure, &error)));
             }
         };
-        let (span, total) = answer.content_range().map_or((None, None), spanned);
-        let whole = answer.content_length().and_then(|len| u64::try_from(len).ok());
-        let Some(size) = total.or(whole) else {
-            let text = format!("reading {key}: the answer does not say how long the object is");
+        // An answer that passes over the range brings other bytes, and as many as it likes.
+        let Some(span) = answer.content_range().and_then(Span::parse).filter(|span| range.is_met_by(span)) else {
+            let said = answer.content_range().unwrap_or("no Content-Range").to_owned();
+            let text = format!("reading {key}: {range} was asked for, the answer has {said}");
             return Err((Failure::Unknown, Error::new(ErrorKind::Unavailable, text)));
         };
         // The SDK's timeouts end with the headers.
-        let bytes = match tokio::time::timeout(self.settings.pace.patience(expected), answer.body.collect()).await {
+        let bytes = match tokio::time::timeout(self.settings.pace.patience(span.len()), answer.body.collect()).await {
             Ok(Ok(collected)) => collected.into_bytes(),
             Ok(Err(error)) => return Err((Failure::Unknown, broken_off(key, &error.to_string()))),
             Err(_) => return Err((Failure::Unknown, broken_off(key, "it took too long"))),
         };
-        if [whole, span].into_iter().flatten().any(|told| told != bytes.len() as u64) {
+        if bytes.len() as u64 != span.len() {
             return Err((Failure::Unknown, broken_off(key, "it came short")));
         }
-        Ok((bytes, size))
+        Ok((bytes, span.total))
     }
 
     async fn head(&self, key: &StoreKey) -> Tried<u64> {
         let head = self.client.head_object().bucket(&self.settings.bucket).key(self.key(key));
         match Box::pin(head.send()).await {
-            Ok(answer) => Ok(answer.content_length().and_then(|len| u64::try_from(len).ok()).unwrap_or(0)),
+            Ok(answer) => answer.content_length().and_then(|len| u64::try_from(len).ok()).ok_or_else(|| {
+                let text = format!("looking at {key}: the answer does not say how long the object is");
+                (Failure::Unknown, Error::new(ErrorKind::Unavailable, text))
+            }),
             Err(error) => {
-                let failure = judge(&error);
+                let failure = judge_head(&error);
                 Err((failure, told("looking at", key.as_str(), failure, &error)))
             }
         }
@@ -298,14 +303,6 @@ impl Inner {
             },
         }
     }
-}
-
-/// How many bytes a `Content-Range` says that an answer has, and the object.
-fn spanned(range: &str) -> (Option<u64>, Option<u64>) {
-    let Some((span, total)) = range.trim_start_matches("bytes").trim().rsplit_once('/') else { return (None, None) };
-    let parsed = |text: &str| text.parse::<u64>().ok();
-    let ends = span.split_once('-').and_then(|(from, to)| Some((parsed(from)?, parsed(to)?)));
-    (ends.and_then(|(from, to)| to.checked_sub(from)?.checked_add(1)), parsed(total))
 }
 
 fn broken_off(key: &StoreKey, why: &str) -> Error {
@@ -351,9 +348,8 @@ impl ObjectStore for S3Store {
         let read = self.wait({
             let inner = Arc::clone(&self.inner);
             async move {
-                let range = format!("bytes={offset}-{}", end - 1);
                 again(|| async {
-                    match inner.get(&wanted, range.clone(), len).await {
+                    match inner.get(&wanted, Range::At { offset, end }).await {
                         Err((Failure::Range, _)) => Ok(None),
                         got => got.map(|(bytes, _)| Some(bytes)),
                     }
@@ -371,7 +367,7 @@ impl ObjectStore for S3Store {
         let wanted = key.clone();
         self.ask(move |inner| async move {
             again(|| async {
-                match inner.get(&wanted, format!("bytes=-{len}"), len.min(READ_BYTES_MAX)).await {
+                match inner.get(&wanted, Range::Tail(len)).await {
                     // An empty object has no last byte.
                     Err((Failure::Range, _)) => Ok((Bytes::new(), 0)),
                     got => got,

@@ -2,10 +2,9 @@
 //! piece by piece.
 //!
 //! Invariants: at most [`OBJECTS_AT_ONCE`] objects (fewer large ones) and [`RANGE_BYTES_AHEAD`] of ranges are on their way; a reader of an
-//! object that comes waits for its bytes and no longer than one request may take; an object comes once, however many
-//! want it, and becomes a copy only if it hashes to its name; one of which little is wanted, or that the copies have no room
-//! for, is left to ranged reads. Nothing here is
-//! tried again: who needs the bytes asks by itself then.
+//! object that comes waits for its bytes, a moment until its turn comes and then no longer than one request may take; an object
+//! comes once, however many want it, and becomes a copy only if it hashes to its name; one of which little is wanted, or that
+//! the copies have no room for, is left to ranged reads. Nothing here is tried again: who needs the bytes asks by itself then.
 
 use std::{
     collections::BTreeMap,
@@ -13,13 +12,18 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-use super::{Inner, Staged, StoreKey, again, sums::Summing};
+use super::{
+    Inner, Staged, StoreKey, again,
+    range::{Range, Span},
+    sums::Summing,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     id::PackId,
@@ -69,15 +73,16 @@ impl Coming {
     pub fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Option<Bytes> {
         let object = self.objects().get(key).cloned()?;
         let end = offset.checked_add(len)?;
+        let queued_until = Instant::now() + QUEUED_MAX;
         let mut state = object.state();
         loop {
-            if state.over {
+            if state.over || (!object.begun.load(Ordering::Relaxed) && Instant::now() >= queued_until) {
                 return None;
             }
             if state.arrived >= end {
                 return state.staged.as_ref().and_then(|staged| staged.read_back(offset, len).ok());
             }
-            state = object.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+            (state, _) = object.moved.wait_timeout(state, QUEUED_MAX).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -118,6 +123,19 @@ impl Object {
     }
 }
 
+/// However a request ends, nobody waits for it any more.
+struct Ending {
+    inner: Arc<Inner>,
+    key: StoreKey,
+    object: Arc<Object>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.inner.coming.end(&self.key, &self.object);
+    }
+}
+
 /// Lets objects come, in their order, until `over`. Those that readers may wait for are announced before this returns.
 pub(super) fn begin(inner: &Arc<Inner>, soon: Vec<Soon>, over: Arc<AtomicBool>) {
     let mut room = inner.copies.bytes_max() / 2;
@@ -147,13 +165,12 @@ async fn come_all(inner: Arc<Inner>, coming: Vec<(Soon, Arc<Object>)>, over: Arc
             inner.coming.end(&soon.key, &object);
             continue;
         }
-        let inner = Arc::clone(&inner);
+        let ending = Ending { inner: Arc::clone(&inner), key: soon.key.clone(), object };
         tokio::spawn(async move {
-            if let Err(error) = come(&inner, &soon, &object).await {
+            if let Err(error) = come(&ending.inner, &soon, &ending.object).await {
                 tracing::debug!(key = %soon.key, %error, "an object did not come ahead of its readers");
             }
-            inner.coming.end(&soon.key, &object);
-            drop(permit);
+            drop((ending, permit));
         });
     }
 }
@@ -213,11 +230,11 @@ pub(super) fn range(inner: &Arc<Inner>, key: &StoreKey, offset: u64, len: u64) -
     }
     let kib = u32::try_from(len.div_ceil(1 << 10)).ok()?;
     let room = Arc::clone(&inner.coming.range_room).try_acquire_many_owned(kib).ok()?;
-    let last = offset.checked_add(len)? - 1;
+    let end = offset.checked_add(len)?;
     let (arrived, wait) = crossbeam_channel::bounded(1);
     let (key, asking) = (key.clone(), Arc::clone(inner));
     inner.runtime.as_ref()?.spawn(async move {
-        let read = again(|| asking.get(&key, format!("bytes={offset}-{last}"), len)).await;
+        let read = again(|| asking.get(&key, Range::At { offset, end })).await;
         if let Ok((bytes, _)) = read
             && bytes.len() as u64 == len
         {
@@ -233,12 +250,16 @@ pub(super) fn through(inner: &Arc<Inner>, key: &StoreKey, offset: u64, len: u64)
     if len <= PIECE_BYTES || inner.coming.has(key) || inner.copies.touch(key) {
         return None;
     }
-    let last = offset.checked_add(len)? - 1;
+    let range = Range::At { offset, end: offset.checked_add(len)? };
     let (pieces, taken) = tokio::sync::mpsc::channel(PIECES_AHEAD);
     let (key, asking) = (key.clone(), Arc::clone(inner));
     inner.runtime.as_ref()?.spawn(async move {
         let get = asking.client.get_object().bucket(&asking.settings.bucket).key(asking.key(&key));
-        let Ok(answer) = Box::pin(get.range(format!("bytes={offset}-{last}")).send()).await else { return };
+        let Ok(answer) = Box::pin(get.range(range.to_string()).send()).await else { return };
+        let span = answer.content_range().and_then(Span::parse);
+        if span.is_none_or(|span| !range.is_met_by(&span) || span.len() != len) {
+            return;
+        }
         let (mut body, mut left, mut piece) = (answer.body, len, BytesMut::new());
         while left > 0 {
             let want = left.min(PIECE_BYTES);
@@ -260,6 +281,8 @@ fn unavailable(why: &str) -> Error {
     Error::new(ErrorKind::Unavailable, why)
 }
 
+/// A reader waits this long for an object whose turn has not come, and reads ranges of it then.
+const QUEUED_MAX: Duration = Duration::from_secs(1);
 /// Objects that come at once, as long as they are small: they mostly wait for an answer to begin.
 const OBJECTS_AT_ONCE: usize = 16;
 /// A larger one takes the room of several: the more come at once, the later the first is there.

@@ -17,7 +17,10 @@ use reprise_engine::{
     },
 };
 use reprise_tests::{
-    bucket::{Bucket, Faults},
+    bucket::{
+        Bucket, Faults,
+        machine::{URL, machine},
+    },
     client::{Repository, Value, push},
     seeds,
     server_process::DataDir,
@@ -26,7 +29,7 @@ use reprise_tests::{
 use crate::{
     exchange::{Prepared, Taken},
     figures::{median, milliseconds, print},
-    fleet::{LATENCY, URL, machine, serve},
+    fleet::{LATENCY, serve},
     push_objects::{chunks, send},
 };
 

@@ -6,7 +6,10 @@ use std::{
 };
 
 use reprise_tests::{
-    bucket::{Bucket, Faults},
+    bucket::{
+        Bucket, Faults,
+        machine::{URL, machine},
+    },
     client::{
         Remote, Repository,
         push::{bundle_body, objects_body},
@@ -25,8 +28,6 @@ const PUSHES: usize = 20;
 const ALONE: usize = 60;
 /// What a request to a bucket takes in the same region.
 pub const LATENCY: Duration = Duration::from_millis(20);
-/// Where servers find it.
-pub const URL: &str = "s3://reprise/hub";
 
 /// Prints the times of single pushes, the rate of all, and what they cost the bucket.
 pub fn run() {
@@ -54,11 +55,6 @@ pub fn run() {
     print("  requests to the bucket each", &per_push(&bucket, CLIENTS * PUSHES));
     let rss = servers.iter().map(ServerProcess::peak_rss_kib).max().unwrap_or(0);
     print("  a server's peak RSS", &format!("{} MiB", rss / 1_024));
-}
-
-/// An empty machine that finds the bucket.
-pub fn machine(bucket: &Bucket) -> DataDir {
-    bucket.environment().iter().fold(DataDir::new(), |data, (name, value)| data.env(name, value))
 }
 
 /// A server on the bucket.
