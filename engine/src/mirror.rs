@@ -47,7 +47,7 @@ pub(crate) fn open(parts: &Parts, holder: &str, rule: SegmentRule) -> Result<(Op
         bytes_read += refold::walk_copy(disk, segment, trailer, &mut fold)?;
     }
     if let Some(damage) = found.damage {
-        return Err(Error::corrupt(damage.file, damage.offset, damage.message));
+        return Err(refold::damaged_copy(&damage.file, damage.offset, &damage.message));
     }
     let (active, file, segment) =
         begin_segment(disk, log, &fold, segment_capacity(found.segments.len() as u64, rule.bytes))?;

@@ -32,7 +32,7 @@ struct Rig {
     server: ServerProcess,
     remote: Remote,
     local: Repository,
-    _data: DataDir,
+    data: DataDir,
 }
 
 impl Rig {
@@ -44,7 +44,7 @@ impl Rig {
         let remote = server.remote("ada/one", Some(&data.token("ada")));
         let mut local = Repository::init();
         local.remotes.insert("origin".to_owned(), remote.clone());
-        Rig { bucket, server, remote, local, _data: data }
+        Rig { bucket, server, remote, local, data }
     }
 }
 
@@ -82,7 +82,7 @@ fn pack_reads(bucket: &Bucket) -> BTreeMap<String, u64> {
 
 #[test]
 fn a_push_puts_its_pack_and_its_slot_and_nothing_else() {
-    let Rig { bucket, server: _server, remote, mut local, .. } = Rig::new();
+    let Rig { bucket, server: _server, remote, mut local, data: _data } = Rig::new();
     local.commit("main", "first", &[("a", Some(b"content"))]);
     push(&mut local, "origin", "main").unwrap();
     // The objects are there already.
@@ -128,7 +128,7 @@ fn a_clone_by_a_server_that_has_nothing_near_reads_every_pack_once() {
 
 #[test]
 fn a_fetch_of_a_few_objects_of_a_large_pack_reads_a_range_of_it() {
-    let Rig { bucket, server: _server, remote, mut local, .. } = Rig::new();
+    let Rig { bucket, server: _server, remote, mut local, data: _data } = Rig::new();
     let mut random = seeds::random(7, 7);
     let large: Vec<(String, Vec<u8>)> =
         (0..20).map(|n| (format!("large-{n}"), seeds::bytes(&mut random, 200_000))).collect();

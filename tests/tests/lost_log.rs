@@ -332,15 +332,16 @@ fn a_pack_without_its_table_gives_back_every_entry() {
     let old_log = marked(&objects);
     let before = told_by_packs(&data);
     lose_the_log(&data);
-    for pack in packs_in(&objects) {
-        let bytes = fs::read(&pack).unwrap();
-        fs::write(&pack, &bytes[..bytes.len() - 60]).unwrap();
+    let packs = packs_in(&objects);
+    for pack in &packs {
+        let bytes = fs::read(pack).unwrap();
+        fs::write(pack, &bytes[..bytes.len() - 60]).unwrap();
     }
     let output = data.run(&["restore", "--from-packs", "--json", "--replace-log", &old_log]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let damaged = report["damaged"].as_array().unwrap();
-    assert_eq!(damaged.len(), packs_in(&objects).len(), "{report}");
+    assert_eq!(damaged.len(), packs.len(), "{report}");
     for damaged in damaged {
         assert_eq!((&damaged["lost"], &damaged["complete"]), (&json!([]), &json!(true)), "{damaged}");
     }

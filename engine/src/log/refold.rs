@@ -203,13 +203,17 @@ pub(crate) fn walk_copy(disk: &dyn Disk, found: &Found, trailer: &Trailer, fold:
     fold.enter(found);
     let walked = walk(disk, found, fold, None, false)?;
     if walked.undecodable || (fold.durable.position, fold.durable.chain) != (trailer.last, trailer.chain) {
-        let (offset, why) = walked.stop;
-        let message = format!("{why}; the bucket has this segment: remove the file, and it is brought again");
-        return Err(Error::corrupt(&*found.path, offset, message));
+        return Err(damaged_copy(&found.path, walked.stop.0, &walked.stop.1));
     }
     fold.sequence = trailer.sequence;
     fold.pushes.seal(fold.durable.position);
     Ok(walked.bytes_read)
+}
+
+/// Damage of a sealed segment that the bucket has too.
+pub(crate) fn damaged_copy(path: &str, offset: u64, why: &str) -> Error {
+    let message = format!("{why}; the bucket has this segment: remove the file, and it is brought again");
+    Error::corrupt(path, offset, message)
 }
 
 /// Reads the push ids of a segment that ends before `end`: from its footer, or from its groups if the footer or that section

@@ -144,6 +144,16 @@ fn a_group_that_stands_in_the_bucket_has_happened_though_there_is_no_room_for_it
 }
 
 #[test]
+fn where_nobody_knows_whether_a_group_stands_nothing_is_refused_on_its_state() {
+    let mut writer = writer_of(Some(SegmentRule { bytes: 1 << 20, slots: 1_000 }));
+    writer.step(Input::Proposals(vec![(1, create(1)), (2, rival(1))], 5));
+    let answered = answers(&writer.step(Input::Unsure("no answer".into())));
+    assert_eq!(answered[0], (1, Outcome::Unknown(create(1).push)));
+    // Its condition may have failed on a state that had long been another: no slot of this group proves that it was the newest.
+    assert_eq!(answered[1], (2, Outcome::NotDone(Reason::Unavailable("no answer".into()))));
+}
+
+#[test]
 fn after_a_lost_write_its_callers_know_nothing_and_nothing_is_written_any_more() {
     let mut writer = writer();
     writer.step(Input::Proposals(vec![(1, create(1))], 5));

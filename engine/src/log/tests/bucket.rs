@@ -352,6 +352,27 @@ fn slots_that_outlive_their_sealing_are_deleted_by_whoever_archives_next() {
 }
 
 #[test]
+fn a_server_whose_own_segment_is_damaged_leaves_its_slots_to_others_and_goes_on() {
+    let store = MemoryStore::new();
+    let (one, other) = (serve(&store, 1), serve(&store, 2));
+    for number in 0..20 {
+        done(one.engine.propose_and_wait(small(number)));
+    }
+    other.engine.look_and_wait().unwrap();
+    let slots = store.list("log/slots").unwrap();
+    let kept: Vec<_> = slots.iter().map(|slot| (slot, store.read_tail(slot, 1 << 20).unwrap().0)).collect();
+    let mut begun = other.engine.archiver().unwrap();
+    archive_all(&one.engine);
+    kept.iter().for_each(|(slot, bytes)| store.overwrite(slot, bytes.clone()));
+    let file = other.disk.open("log/seg-00000000000000000001.log").unwrap();
+    file.write_at(&[0xff; 8], 5_000).unwrap();
+    assert_eq!(begun.step().unwrap(), Archived::Found(Position(8)));
+    assert_eq!(store.list("log/slots").unwrap(), slots, "it cannot vouch for the segment");
+    assert_eq!(begun.step().unwrap(), Archived::Found(Position(16)));
+    assert_eq!(store.list("log/slots").unwrap().len(), 12, "those of the next one go");
+}
+
+#[test]
 fn a_reader_believes_no_slot_that_was_written_after_its_sealing() {
     let store = MemoryStore::new();
     let (asleep, awake) = (serve(&store, 1).engine, serve(&store, 2).engine);

@@ -38,7 +38,8 @@ fn propose(engine: &Engine, numbers: std::ops::Range<u64>) {
 fn begun(store: &MemoryStore, more: u64) -> (SimDisk, Engine) {
     let disk = SimDisk::new();
     let engine = serve_alone(&disk, store, 1);
-    propose(&engine, 0..5);
+    done(engine.propose_and_wait(proposal(0, vec![repo(1, "a")])));
+    propose(&engine, 1..5);
     engine.roll();
     assert_eq!(archive_all(&engine), 1);
     propose(&engine, 5..5 + more);

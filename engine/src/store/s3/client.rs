@@ -169,3 +169,28 @@ where
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// No byte for this long: the stream is dead.
 const STALL_GRACE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_store_itself_says_that_a_key_is_not_there() {
+        assert_eq!(of_answer(404, Some("NoSuchKey")), Failure::Absent);
+        // A proxy between, for a moment: asked again, never believed.
+        assert_eq!((of_answer(404, None), of_answer(404, Some("NotFound"))), (Failure::Unknown, Failure::Unknown));
+        assert_eq!(of_answer(404, Some("NoSuchBucket")), Failure::Refused);
+    }
+
+    #[test]
+    fn what_may_have_happened_is_told_from_what_has_not() {
+        assert_eq!(
+            (of_answer(412, None), of_answer(200, Some("PreconditionFailed"))),
+            (Failure::Exists, Failure::Exists)
+        );
+        assert_eq!((of_answer(503, None), of_answer(429, None)), (Failure::Later, Failure::Later));
+        assert_eq!((of_answer(500, None), of_answer(200, Some("InternalError"))), (Failure::Unknown, Failure::Unknown));
+        assert_eq!((of_answer(409, None), of_answer(409, Some("OperationAborted"))), (Failure::Raced, Failure::Raced));
+        assert_eq!((of_answer(403, Some("AccessDenied")), of_answer(416, None)), (Failure::Refused, Failure::Range));
+    }
+}

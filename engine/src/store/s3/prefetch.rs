@@ -294,3 +294,21 @@ const RANGE_BYTES_AHEAD: usize = 64 << 20;
 const PIECES_AHEAD: usize = 4;
 /// Bytes written at a time.
 const WRITE_BYTES: usize = 512 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_an_object_whose_turn_does_not_come_or_whose_request_ended() {
+        let (coming, key) = (Coming::default(), StoreKey::pack(PackId([1; 32])));
+        let object = coming.announce(&key);
+        assert_eq!(coming.read(&key, 0, 10), None, "others come before it");
+        object.begun.store(true, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| coming.read(&key, 0, 10));
+            coming.end(&key, &object);
+            assert_eq!(reader.join().ok(), Some(None));
+        });
+    }
+}
