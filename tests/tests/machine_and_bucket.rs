@@ -150,14 +150,13 @@ fn a_fleet_that_is_idle_asks_the_bucket_for_almost_nothing() {
 fn a_bucket_that_is_down_refuses_pushes_and_loses_none() {
     let bucket = Bucket::start();
     let data = machine(&bucket);
-    let server = serve(&data, &["--log", "bucket"]);
+    let server = serve(&data, &["--log", "bucket", "--bucket-for-clients", "no"]);
     data.create_repo("alice/etude", &[]);
     let token = data.token("alice");
     bucket.objects.set_faults(Faults { down: true, ..Faults::default() });
     let mut local = fixtures::etude();
     local.remote("origin", &server.url("alice/etude"), Some(&token));
-    let refused = format!("{:?}", push(&mut local, "origin", "main").unwrap_err());
-    assert!(refused.contains("503"), "{refused}");
+    assert_eq!(push(&mut local, "origin", "main").unwrap_err().code(), Some(503));
     bucket.objects.set_faults(Faults::default());
     push(&mut local, "origin", "main").unwrap();
     let cloned = clone(&server.url("alice/etude")).unwrap();

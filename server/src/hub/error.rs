@@ -84,9 +84,11 @@ impl From<Error> for HubError {
             ErrorKind::NotFound => HubError::NotFound(text),
             ErrorKind::Conflict => HubError::Conflict(text),
             ErrorKind::Busy(retry_after) => HubError::Busy { retry_after, message: text },
-            ErrorKind::Unavailable | ErrorKind::Poisoned | ErrorKind::Full => HubError::Unavailable(text),
-            // Without a push id there is nothing to ask again by.
-            ErrorKind::Unknown | ErrorKind::Corrupt => HubError::Internal(text),
+            // A store that gave no answer: whatever it did, asking again is right.
+            ErrorKind::Unavailable | ErrorKind::Unknown | ErrorKind::Poisoned | ErrorKind::Full => {
+                HubError::Unavailable(text)
+            }
+            ErrorKind::Corrupt => HubError::Internal(text),
         }
     }
 }
