@@ -8,14 +8,14 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     archive::{self, Archiver, AtRest},
     clock::{Clock, Random},
-    disk::Disk,
+    disk::{Disk, DiskLock},
     error::{Error, ErrorKind, Result},
     event::{Event, EventBody},
     id::{ChainHash, LogId, ObjectId, Position, PushId, RepoId},
     limits::{PROPOSAL_BYTES_MAX, SEGMENT_BYTES_DEFAULT},
     log::{
         drive::{Drive, Driven},
-        files::LOG_DIR,
+        files::{self, LOG_DIR},
         published::Published,
     },
     mirror, recover,
@@ -40,6 +40,9 @@ pub struct Parts {
     /// Randomness.
     pub random: Arc<dyn Random>,
 }
+
+/// A data directory that no other process opens while this lives.
+pub struct Held(pub(crate) Box<dyn DiskLock>);
 
 /// Settings of one opening.
 #[derive(Clone, Debug)]
@@ -313,10 +316,16 @@ impl Engine {
     /// if the log cannot be read at all (a foreign log, no first segment); damage in the middle is not an error but a
     /// read-only engine, see [`Tail`]; `Full` or `Unavailable` if what was found could not be made durable.
     pub fn open(parts: Parts, options: Options) -> Result<(Engine, OpenReport)> {
+        let held = Engine::hold(&*parts.disk, &options.holder)?;
+        Engine::open_held(parts, options, held)
+    }
+
+    /// The same of a directory that the caller holds, because something else of it was touched first.
+    pub fn open_held(parts: Parts, options: Options, held: Held) -> Result<(Engine, OpenReport)> {
         let (opened, bucket) = match options.log {
-            LogKind::Local => (recover::open(&parts, &options)?, None),
+            LogKind::Local => (recover::open(&parts, &options, held.0)?, None),
             LogKind::Bucket(rule) => {
-                let (opened, bucket) = mirror::open(&parts, &options.holder, rule)?;
+                let (opened, bucket) = mirror::open(&parts, held.0, rule)?;
                 (opened, Some(bucket))
             }
         };
@@ -342,13 +351,16 @@ impl Engine {
         Ok((engine, OpenReport { durable, ..opened.report }))
     }
 
-    /// `Conflict` naming the holder if a process has the log under `disk`. For those who would touch something else of the
-    /// directory before they open it.
-    pub fn ensure_free(disk: &dyn Disk, holder: &str) -> Result<()> {
-        match disk.list(LOG_DIR)?.is_empty() {
-            true => Ok(()),
-            false => recover::lock(disk, holder).map(drop),
-        }
+    /// Takes the directory under `disk`, and nothing more.
+    ///
+    /// Errors: `Conflict` naming the holder if another process has it.
+    pub fn hold(disk: &dyn Disk, holder: &str) -> Result<Held> {
+        recover::lock(disk, holder).map(Held)
+    }
+
+    /// True if a log was begun under `disk`: a directory that was only held has none.
+    pub fn exists(disk: &dyn Disk) -> Result<bool> {
+        Ok(disk.list(LOG_DIR)?.iter().any(|name| !files::is_lock(name)))
     }
 
     /// Asks where the log ends. `reply` gets a position at or before which everything stands that was acknowledged, by any

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::{
     clock::random16,
-    disk::{Disk, DiskFile, write_all_at},
+    disk::{Disk, DiskFile, DiskLock, write_all_at},
     engine::{OpenReport, Parts, SegmentRule, Tail},
     error::{Error, ErrorKind, Result},
     id::{LogId, Position},
@@ -27,10 +27,9 @@ use crate::{
     store::{ObjectStore, StoreKey},
 };
 
-/// Opens the log of `parts.store`, or creates it.
-pub(crate) fn open(parts: &Parts, holder: &str, rule: SegmentRule) -> Result<(Opened, BucketLog)> {
+/// Opens the log of `parts.store`, or creates it; `lock` holds the directory of its copy.
+pub(crate) fn open(parts: &Parts, lock: Box<dyn DiskLock>, rule: SegmentRule) -> Result<(Opened, BucketLog)> {
     let disk = &*parts.disk;
-    let lock = recover::lock(disk, holder)?;
     let log = log_of(parts)?;
     let mut bytes_read = 0;
     let kept = survey_sealed(disk, log, &mut bytes_read)?;

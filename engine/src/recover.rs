@@ -77,10 +77,9 @@ pub(crate) struct Opened {
     pub(crate) report: OpenReport,
 }
 
-/// Opens the log of `parts.disk`, or creates it.
-pub(crate) fn open(parts: &Parts, options: &Options) -> Result<Opened> {
+/// Opens the log of `parts.disk`, which `lock` holds, or creates it.
+pub(crate) fn open(parts: &Parts, options: &Options, lock: Box<dyn DiskLock>) -> Result<Opened> {
     let disk = &*parts.disk;
-    let lock = lock(disk, &options.holder)?;
     let found = survey(disk)?;
     let anchor = files::read_anchor(disk)?;
     if found.segments.is_empty() {

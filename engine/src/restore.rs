@@ -5,7 +5,7 @@
 
 use crate::{
     disk::Disk,
-    engine::{Durable, Parts, SegmentInfo},
+    engine::{Durable, Held, Parts, SegmentInfo},
     error::{Error, ErrorKind, Result},
     id::LogId,
     log::{
@@ -17,7 +17,7 @@ use crate::{
         segment::segment_capacity,
         survey::survey_sealed,
     },
-    mirror, recover,
+    mirror,
     store::{ObjectStore, StoreKey},
 };
 
@@ -32,26 +32,33 @@ pub struct Restored {
     pub segments: Vec<SegmentInfo>,
 }
 
+/// Refuses a directory that holds a log: nothing is brought into it.
+pub fn ensure_no_log(disk: &dyn Disk) -> Result<()> {
+    match files::read_anchor(disk)? {
+        None => Ok(()),
+        Some(_) => Err(Error::new(ErrorKind::Conflict, "the directory holds a log already: nothing was restored")),
+    }
+}
+
 /// True if the bucket's log is one that servers share: then an opening brings it, its newest slots too.
+///
+/// Errors: `NotFound` if the bucket holds no log.
 pub fn is_shared(store: &dyn ObjectStore) -> Result<bool> {
+    mirror::read_mark(store)?.ok_or_else(no_log)?;
     match store.size(&StoreKey::shared()) {
         Err(error) if error.is_not_found() => Ok(false),
         sized => sized.map(|_| true),
     }
 }
 
-/// Brings the sealed segments of a log that one server wrote into the directory of `parts`, checks every frame, and ends
-/// the log behind them. `each` hears of every segment.
+/// Brings the sealed segments of a log that one server wrote into the directory of `parts`, which the caller holds, checks every
+/// frame, and ends the log behind them. `each` hears of every segment.
 ///
 /// Errors: `Conflict` if the directory holds a log, `NotFound` if the bucket holds none.
-pub fn restore(parts: &Parts, holder: &str, each: &mut dyn FnMut(&SegmentInfo)) -> Result<Restored> {
+pub fn restore(parts: &Parts, _held: &Held, each: &mut dyn FnMut(&SegmentInfo)) -> Result<Restored> {
     let disk = &*parts.disk;
-    let _lock = recover::lock(disk, holder)?;
-    if files::read_anchor(disk)?.is_some() {
-        return Err(Error::new(ErrorKind::Conflict, "the directory holds a log already: nothing was restored"));
-    }
-    let nothing = || Error::not_found(format!("{} is not there: the bucket holds no log", StoreKey::mark()));
-    let log = mirror::read_mark(&*parts.store)?.ok_or_else(nothing)?;
+    ensure_no_log(disk)?;
+    let log = mirror::read_mark(&*parts.store)?.ok_or_else(no_log)?;
     let mut bytes_read = 0;
     let kept = survey_sealed(disk, log, &mut bytes_read)?;
     let mut bucket = mirror::sealed_like(parts, log, &kept)?;
@@ -69,6 +76,10 @@ pub fn restore(parts: &Parts, holder: &str, each: &mut dyn FnMut(&SegmentInfo)) 
     repair::new_segment(disk, &*parts.random, &beginning, None)?;
     files::write_anchor(disk, &Anchor { log, durable: fold.durable })?;
     Ok(Restored { log, archived: fold.durable, segments })
+}
+
+fn no_log() -> Error {
+    Error::not_found(format!("{} is not there: the bucket holds no log", StoreKey::mark()))
 }
 
 /// Reads every frame of what was brought.

@@ -230,6 +230,11 @@ pub(crate) fn segment_path(header: &SegmentHeader) -> String {
     format!("{LOG_DIR}/{}", segment_name(header.first))
 }
 
+/// Whether this is the lock's name in the log's directory.
+pub(crate) fn is_lock(name: &str) -> bool {
+    LOCK.strip_prefix(LOG_DIR).and_then(|name| name.strip_prefix('/')) == Some(name)
+}
+
 /// EMFILE or ENFILE: the call did not begin.
 fn out_of_descriptors(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());

@@ -2,7 +2,8 @@
 //!
 //! Invariants: a directory that was opened with a bucket is never opened without it, since its packs are there; its note of that
 //! (`DATA/bucket.json`) holds no secret; packs of the time before are in the bucket, and were read back and compared, before the
-//! note is written: from then on the originals may be deleted (F7). No row changes for it: they hold keys, not addresses.
+//! note is written: from then on the originals may be deleted (F7). Nobody opens the directory meanwhile (F9): a pack that came in
+//! beside would be left behind. No row changes for it: they hold keys, not addresses.
 
 use std::{
     path::Path,
@@ -14,7 +15,7 @@ use reprise_engine::{
     Error, ErrorKind, Result,
     clock::{Random, SystemClock, SystemRandom, random16},
     disk::{self, Disk, real::RealDisk},
-    engine::{Parts, SegmentInfo},
+    engine::{Engine, Held, Parts, SegmentInfo},
     id::PackId,
     pack, restore,
     store::{
@@ -60,8 +61,8 @@ impl BucketPlace {
         disk::replace_file(disk, NOTE, &text)
     }
 
-    /// The store in the bucket, proven to create keys at most once; with the packs that the directory kept before.
-    pub(super) fn open(&self, data: &Path, random: &Arc<dyn Random>) -> Result<Arc<dyn ObjectStore>> {
+    /// The store in the bucket, proven to create keys at most once; with the packs that the directory, which is held, kept before.
+    pub(super) fn open(&self, data: &Path, random: &Arc<dyn Random>, _held: &Held) -> Result<Arc<dyn ObjectStore>> {
         let store = self.connect(data, random)?;
         let noted = BucketPlace::noted(data)?;
         if noted.as_ref().is_some_and(|noted| noted.url != self.url) {
@@ -83,19 +84,21 @@ impl BucketPlace {
 
 impl BucketPlace {
     /// Brings the log of the bucket into `data`, and notes the bucket there; of a log that servers share, the first opening
-    /// brings it. `each` hears of every segment.
+    /// brings it. `each` hears of every segment. A directory that holds a log and a bucket that holds none stay as they are.
     pub fn restore(mut self, data: &Path, each: &mut dyn FnMut(&SegmentInfo)) -> Result<Arc<dyn ObjectStore>> {
         let random: Arc<dyn Random> = Arc::new(SystemRandom);
         let disk = Arc::new(RealDisk::new(data.to_owned()));
         disk.create_dir("")?;
+        let held = Engine::hold(&*disk, &format!("reprise restore, process {}", std::process::id()))?;
+        restore::ensure_no_log(&*disk)?;
         let probe = self.connect(data, &random)?;
         self.shared = restore::is_shared(&probe)?;
         drop(probe);
-        let store = self.open(data, &random)?;
+        let store = self.open(data, &random, &held)?;
         if !self.shared {
             let clock = Arc::new(SystemClock);
             let parts = Parts { disk, store: Arc::clone(&store), clock, random };
-            restore::restore(&parts, &format!("reprise restore, process {}", std::process::id()), each)?;
+            restore::restore(&parts, &held, each)?;
         }
         Ok(store)
     }
@@ -128,6 +131,8 @@ fn bring(from: &DirectoryStore, to: &S3Store) -> Result<()> {
         Err(error) if error.is_not_found() => return Ok(()),
         mark => mark?,
     };
+    // Before the first byte: another hub's next sweep would delete what was sent.
+    ensure_ours(to, &mark)?;
     let packs = from.list("packs")?;
     let there = to.list("packs")?;
     let bucket = to.without_copies();
@@ -144,11 +149,23 @@ fn bring(from: &DirectoryStore, to: &S3Store) -> Result<()> {
             tracing::info!(done, of = packs.len(), seconds, "packs are brought into the bucket and read back");
         }
     }
-    if !to.create(&StoreKey::mark(), &mark)? && to.read_tail(&StoreKey::mark(), NOTE_BYTES_MAX)?.0 != mark {
-        let place = to.uri(&StoreKey::mark());
-        return Err(Error::new(ErrorKind::Conflict, format!("{place}: the bucket holds another hub's packs")));
+    match to.create(&StoreKey::mark(), &mark)? {
+        true => Ok(()),
+        false => ensure_ours(to, &mark),
     }
-    Ok(())
+}
+
+/// `Conflict` if the bucket bears another mark than this.
+fn ensure_ours(bucket: &S3Store, mark: &[u8]) -> Result<()> {
+    match bucket.read_tail(&StoreKey::mark(), NOTE_BYTES_MAX) {
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+        Ok((found, _)) if found == mark => Ok(()),
+        Ok(_) => {
+            let place = bucket.uri(&StoreKey::mark());
+            Err(Error::new(ErrorKind::Conflict, format!("{place}: the bucket holds another hub's packs")))
+        }
+    }
 }
 
 fn send(from: &DirectoryStore, to: &S3Store, key: &StoreKey) -> Result<()> {

@@ -1,7 +1,7 @@
 //! A hub over a data directory: open everything in the right order, close it in the opposite one.
 //!
 //! `DATA/log` (segments, lock), `DATA/objects` (packs), `DATA/index` (generations), `DATA/spool` (request bodies; emptied
-//! at open). The directory's lock is taken before anything is swept: what lies there may belong to another process.
+//! at open). The directory's lock is taken before anything is read, brought or swept: what lies there may belong to another process.
 
 use std::{
     path::{Path, PathBuf},
@@ -51,16 +51,13 @@ impl Hub {
         let random: Arc<dyn Random> = Arc::new(SystemRandom);
         let disk = Arc::new(RealDisk::new(data.clone()));
         disk.create_dir("")?;
+        let held = Engine::hold(&*disk, &holder)?;
         let bucket = match bucket {
             Some(bucket) => Some(bucket),
             None => BucketPlace::noted(&data)?,
         };
-        if bucket.is_some() {
-            // Before the bucket is asked, which may not answer, and before its copies are swept.
-            Engine::ensure_free(&*disk, &holder)?;
-        }
         let store = match &bucket {
-            Some(bucket) => bucket.open(&data, &random)?,
+            Some(bucket) => bucket.open(&data, &random, &held)?,
             None => {
                 let objects: Arc<dyn Disk> = Arc::new(RealDisk::new(data.join(OBJECTS)));
                 Arc::new(DirectoryStore::new(objects, Arc::clone(&random)))
@@ -78,7 +75,7 @@ impl Hub {
         if shared {
             options.log = LogKind::Bucket(SegmentRule::DEFAULT);
         }
-        let (engine, report) = Engine::open(parts, options)?;
+        let (engine, report) = Engine::open_held(parts, options, held)?;
         store.sweep_staged()?;
         let spool_dir = empty_spool(&data)?;
         let operator = Secret::new(hex::encode([random16(random.as_ref())?, random16(random.as_ref())?].concat()));
@@ -108,7 +105,8 @@ impl Hub {
 
     /// True if `data` holds a log.
     pub fn exists(data: &Path) -> bool {
-        data.join("log").is_dir()
+        // What cannot be looked at is for the opening to explain.
+        Engine::exists(&RealDisk::for_reading(data.to_owned())).unwrap_or(true)
     }
 }
 

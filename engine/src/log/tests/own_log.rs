@@ -110,7 +110,9 @@ fn events_whose_positions_another_machine_has_used_since_stay_where_they_are() {
     let (disk, engine) = begun(&store, 3);
     drop(engine);
     let elsewhere = SimDisk::new();
-    restore::restore(&parts(&elsewhere, &store, 5), "elsewhere", &mut |_| {}).unwrap();
+    let held = Engine::hold(&elsewhere, "elsewhere").unwrap();
+    restore::restore(&parts(&elsewhere, &store, 5), &held, &mut |_| {}).unwrap();
+    drop(held);
     let second = serve_alone(&elsewhere, &store, 6);
     propose(&second, 100..110);
     second.roll();

@@ -11,6 +11,7 @@ use reprise_engine::{
     Error, ErrorKind, Result,
     clock::{Random, SystemRandom},
     disk::{self, Disk, read_exact_at, real::RealDisk, write_all_at},
+    engine::Engine,
     id::PackId,
     store::{ObjectStore, Staged, StoreKey, directory::DirectoryStore, handover::Remains},
 };
@@ -245,7 +246,7 @@ fn elsewhere(objects: &std::path::Path, random: &Arc<dyn Random>) -> Result<Arc<
         return Err(Error::not_found(format!("there are no packs in {}: no directory packs/", objects.display())));
     }
     if let Some(above) = objects.parent()
-        && !RealDisk::for_reading(above.to_owned()).list("log")?.is_empty()
+        && Engine::exists(&RealDisk::for_reading(above.to_owned()))?
     {
         let text = format!(
             "beside these packs is a log, in {}: ask `reprise doctor`; if it is of no use, move it away first",
@@ -266,10 +267,16 @@ fn describe(packs: &PacksAt) -> String {
 
 /// Refuses a directory that holds anything but the packs themselves.
 fn refuse_used(disk: &dyn Disk, packs: &PacksAt) -> Result<()> {
-    let mine = |name: &str| name == "lost+found" || (name == OBJECTS && *packs == PacksAt::InPlace);
+    let has_log = Engine::exists(disk)?;
+    let mine = |name: &str| match name {
+        "lost+found" => true,
+        // A start that failed held the directory, and no more.
+        "log" => !has_log,
+        name => name == OBJECTS && *packs == PacksAt::InPlace,
+    };
     let found: Vec<String> = disk.list("")?.into_iter().filter(|name| !mine(name)).collect();
     let Some(first) = found.first() else { return Ok(()) };
-    let what = match found.iter().any(|name| name == "log") {
+    let what = match has_log {
         true => "it holds a log: ask `reprise doctor`, or give an empty directory".to_owned(),
         false => format!("there is {first} in it: give an empty directory"),
     };
