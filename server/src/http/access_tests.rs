@@ -8,8 +8,8 @@ use http_body_util::BodyExt;
 use reprise_engine::{
     clock::{ManualClock, SeededRandom},
     disk::real::RealDisk,
-    engine::{Engine, Options, Parts},
-    store::memory::MemoryStore,
+    engine::{Engine, LogKind, Options, Parts},
+    store::{ObjectStore, memory::MemoryStore},
 };
 use reprise_projections::Projections;
 use serde_json::{Value, json};
@@ -28,25 +28,30 @@ pub(super) struct Served {
 }
 
 pub(super) fn served() -> Served {
+    served_over(Arc::new(MemoryStore::new()), LogKind::Local)
+}
+
+pub(super) fn served_over(store: Arc<dyn ObjectStore>, log: LogKind) -> Served {
     let data = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::new(NOW_MS));
     let parts = Parts {
         disk: Arc::new(RealDisk::new(data.path().to_owned())),
-        store: Arc::new(MemoryStore::new()),
+        store,
         clock: clock.clone(),
         random: Arc::new(SeededRandom::new(7)),
     };
-    let (engine, _) = Engine::open(parts, Options::new("a test")).unwrap();
+    let (engine, _) = Engine::open(parts, Options { log, ..Options::new("a test") }).unwrap();
     let options = reprise_projections::Options { dir: None, cache_bytes: 1 << 20, memtable_bytes: 1 << 20 };
     let projections = Projections::open(engine.clone(), options).unwrap();
-    let hub = Arc::new(Hub::new(HubParts {
+    let hub = Hub::new(HubParts {
         engine,
         projections,
         limits: Limits::default(),
         spool_dir: data.path().to_owned(),
         create_on_push: None,
         operator: Secret::new(OPERATOR),
-    }));
+    });
+    let hub = Arc::new(hub.shared(log != LogKind::Local));
     Served { router: crate::http::router(Arc::clone(&hub)), hub, clock, _data: data }
 }
 

@@ -75,6 +75,8 @@ mod access_tests;
 #[cfg(test)]
 mod adoption_tests;
 #[cfg(test)]
+mod fleet_tests;
+#[cfg(test)]
 mod presign_tests;
 #[cfg(test)]
 mod surface_tests;

@@ -312,7 +312,7 @@ impl FromRequest<Arc<Hub>> for Arriving {
 /// A request with a body about a repository.
 pub(super) struct Asked {
     pub hub: Arc<Hub>,
-    caller: Caller,
+    pub caller: Caller,
     name: RepoName,
     place: HeldPlace,
     pub headers: HeaderMap,

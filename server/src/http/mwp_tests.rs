@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use reprise_engine::{
     clock::{SeededRandom, SystemClock},
     disk::real::RealDisk,
-    engine::{Engine, Options, Parts},
+    engine::{Engine, LogKind, Options, Parts, SegmentRule},
     event::Visibility,
     id::{Kind, ObjectId, PackId},
     store::{ObjectStore, StoreKey, memory::MemoryStore},
@@ -61,33 +61,44 @@ impl Rig {
     }
 
     async fn with(limits: Limits, presign: Option<&str>) -> Rig {
-        let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(MemoryStore::new());
+        let rig = Rig::over(Arc::clone(&store), LogKind::Local, 7, (limits, presign));
+        for slug in ["a", "b"] {
+            rig.hub.create_repo(&Caller::Operator, NewRepo::named("alice", slug)).await.unwrap();
+        }
+        rig
+    }
+
+    /// Two servers whose log and packs are in one bucket. Nobody looks for them what the other wrote but they themselves.
+    pub(super) fn two_of_a_bucket() -> [Rig; 2] {
+        let store = Arc::new(MemoryStore::new());
+        let log = LogKind::Bucket(SegmentRule::DEFAULT);
+        [7, 8].map(|seed| Rig::over(Arc::clone(&store), log, seed, (Limits::default(), None)))
+    }
+
+    fn over(store: Arc<MemoryStore>, log: LogKind, seed: u64, (limits, presign): (Limits, Option<&str>)) -> Rig {
+        let dir = tempfile::tempdir().unwrap();
         let spool_dir = dir.path().join("spool");
         std::fs::create_dir(&spool_dir).unwrap();
         let parts = Parts {
             disk: Arc::new(RealDisk::new(dir.path().join("data"))),
             store: Arc::clone(&store) as Arc<dyn ObjectStore>,
             clock: Arc::new(SystemClock),
-            random: Arc::new(SeededRandom::new(7)),
+            random: Arc::new(SeededRandom::new(seed)),
         };
         std::fs::create_dir(dir.path().join("data")).unwrap();
-        let (engine, _) = Engine::open(parts, Options::new("tests")).unwrap();
+        let (engine, _) = Engine::open(parts, Options { log, ..Options::new("tests") }).unwrap();
         let projections = Projections::open(engine.clone(), reprise_projections::Options::default()).unwrap();
         let operator = Secret::new("operator");
         let hub =
             HubParts { engine, projections, limits, spool_dir, create_on_push: Some(Visibility::Public), operator };
-        let hub = Hub::new(hub);
+        let hub = Hub::new(hub).shared(log != LogKind::Local);
         let hub = Arc::new(match presign {
             Some(url) => hub.with_presigned_uploads(url.to_owned()),
             None => hub,
         });
         let router = crate::http::router(Arc::clone(&hub));
-        let rig = Rig { hub, router, store, _dir: dir };
-        for slug in ["a", "b"] {
-            rig.hub.create_repo(&Caller::Operator, NewRepo::named("alice", slug)).await.unwrap();
-        }
-        rig
+        Rig { hub, router, store, _dir: dir }
     }
 
     /// The next server of the same log and store: what the one before knew by heart is forgotten.

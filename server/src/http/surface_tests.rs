@@ -7,14 +7,19 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
 };
 
 use axum::{body::Body, http::Request};
 use http_body_util::BodyExt;
+use reprise_engine::engine::{LogKind, SegmentRule};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::access_tests::{OPERATOR, Served, callers, served};
+use super::{
+    access_tests::{OPERATOR, Served, callers, served, served_over},
+    fleet_tests::Bucket,
+};
 
 /// Who may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -209,7 +214,10 @@ async fn ask(served: &Served, method: &str, path: &str, token: Option<&str>, bod
 
 /// Public, private, deleted, never there: names of equal length.
 async fn with_repositories() -> Served {
-    let served = served();
+    filled(served()).await
+}
+
+async fn filled(served: Served) -> Served {
     served.create("alice", "opened", "public").await;
     served.create("alice", "closed", "private").await;
     for slug in ["opened", "closed"] {
@@ -238,6 +246,13 @@ async fn hold(served: &Served, slug: &str) {
     assert_eq!(response.status().as_u16(), 200);
 }
 
+/// Callers who may not see a private repository.
+const STRANGERS: [&str; 6] = ["anonymous", "unknown", "revoked", "expired", "stranger", "elsewhere"];
+/// What has the form of a ticket, and is none.
+const NO_TICKET: &str = concat!(
+    "?ticket=00000000000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000000"
+);
 const REPOSITORIES: [&str; 4] = ["opened", "closed", "erased", "absent"];
 
 #[tokio::test]
@@ -299,12 +314,8 @@ async fn every_endpoint_of_the_server_answers_every_caller_as_the_table_says() {
 async fn who_may_not_see_a_repository_gets_the_same_bytes_for_a_private_a_deleted_and_a_missing_one() {
     let served = with_repositories().await;
     let mut compared = 0;
-    for (caller, token) in callers(&served).await {
+    for (caller, token) in callers(&served).await.into_iter().filter(|(caller, _)| STRANGERS.contains(caller)) {
         for (method, route, who, _) in OF_REPOSITORIES {
-            let column = ["anonymous", "unknown", "revoked", "expired", "stranger", "elsewhere"];
-            if !column.contains(&caller) {
-                continue;
-            }
             let about = async |slug: &str| {
                 let asked = body(method, route, 0);
                 ask(&served, method, &path_of(route, slug), token.as_deref(), asked).await.about(slug, "absent")
@@ -316,6 +327,34 @@ async fn who_may_not_see_a_repository_gets_the_same_bytes_for_a_private_a_delete
         }
     }
     assert_eq!(compared, 6 * OF_REPOSITORIES.len() * 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_fleet_a_private_repository_costs_what_a_missing_one_costs_and_says_the_same_also_without_the_bucket() {
+    let bucket = Arc::new(Bucket::default());
+    let served = filled(served_over(bucket.clone(), LogKind::Bucket(SegmentRule::DEFAULT))).await;
+    let callers = callers(&served).await;
+    // The key of tickets is read once.
+    ask(&served, "GET", &format!("/alice/opened/mpack/{HELD_ID}{NO_TICKET}"), None, None).await;
+    for is_down in [false, true] {
+        bucket.is_down.store(is_down, Ordering::SeqCst);
+        for (caller, token) in callers.iter().filter(|(caller, _)| STRANGERS.contains(caller)) {
+            for (method, route, who, _) in OF_REPOSITORIES {
+                let about = async |slug: &str| {
+                    let before = bucket.asked.load(Ordering::SeqCst);
+                    let query = if who == Who::Ticket { NO_TICKET } else { "" };
+                    let path = format!("{}{query}", path_of(route, slug));
+                    let answer = ask(&served, method, &path, token.as_deref(), body(method, route, 0)).await;
+                    (answer.about(slug, "absent"), bucket.asked.load(Ordering::SeqCst) - before)
+                };
+                let absent = about("absent").await;
+                for slug in ["closed", "erased"] {
+                    let which = format!("{slug}, bucket down: {is_down}: {method} {route} as {caller} ({who:?})");
+                    assert_eq!(about(slug).await, absent, "{which}");
+                }
+            }
+        }
+    }
 }
 
 /// What stands in the parentheses of each `.route(…)` of a source, tests apart.

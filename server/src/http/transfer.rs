@@ -47,9 +47,9 @@ pub fn routes() -> Router<Arc<Hub>> {
 }
 
 async fn fetch_pack(asked: Asked) -> Answer {
-    let (hub, headers) = (Arc::clone(&asked.hub), asked.headers.clone());
+    let (hub, caller, headers) = (Arc::clone(&asked.hub), asked.caller.clone(), asked.headers.clone());
     let (repo, view, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
-    let planned = hub.plan_pack(repo, view, body).await?;
+    let planned = hub.plan_pack(&caller, (repo, view), body).await?;
     let len = planned.plan.len;
     let etag = format!("\"{}\"", hex::encode(planned.plan.name));
     if range::is_another(&headers, &etag) {
@@ -76,9 +76,9 @@ async fn fetch_pack(asked: Asked) -> Answer {
 }
 
 async fn list_packs(asked: Asked) -> Answer {
-    let hub = Arc::clone(&asked.hub);
+    let (hub, caller) = (Arc::clone(&asked.hub), asked.caller.clone());
     let (repo, view, body) = asked.read(hub.limits.ids_body_bytes_max).await?;
-    let planned = hub.plan_transfer(repo, view, body, Purpose::EachPack).await?;
+    let planned = hub.plan_transfer(&caller, (repo, view), body, Purpose::EachPack).await?;
     let mut answer =
         Response::builder().header(header::CACHE_CONTROL, "private, no-store").header(header::CONTENT_TYPE, MSGPACK);
     if let Some(head) = planned.head {

@@ -1,7 +1,7 @@
 //! Who is asking, and what they may see and do.
 //!
-//! Invariants: a repository that the caller may not read is "not found", in the same words as one that does not exist;
-//! a token is looked up on every request, and again whenever a right is decided (after a body that took long, say), so that
+//! Invariants: a repository that the caller may not read is "not found", in the same words as one that does not exist, and after the
+//! same work; a token is looked up on every request, and again whenever a right is decided (after a body that took long, say), so that
 //! a revocation counts at once; a decision is made on a view that shows the repository's last event.
 
 use reprise_engine::{
@@ -57,7 +57,7 @@ impl Hub {
     /// Errors: `NotFound` when there is none or it is not for these eyes; `Unavailable` when the index is > 5 s behind.
     pub async fn readable(&self, caller: &Caller, owner: &str, slug: &str) -> Result<(Repo, View), HubError> {
         let (mut row, mut view) = self.find_repo(owner, slug).await?;
-        if !row.as_ref().is_some_and(|row| caller.may_read(row)) && self.was_behind().await? {
+        if !row.as_ref().is_some_and(|row| caller.may_read(row)) && self.is_behind(&view).await? {
             (row, view) = self.find_repo(owner, slug).await?;
         }
         self.still_valid(caller, &view)?;
@@ -95,7 +95,9 @@ impl Hub {
         }
         let allowed = caller.allows(owner, slug, scope);
         let (mut row, mut view) = self.find_repo(owner, slug).await?;
-        if row.is_none() && self.was_behind().await? {
+        // Whether it is hidden or not there: both take the look that the answer may rest on.
+        let is_denied = !row.as_ref().is_some_and(|row| allowed || caller.may_read(row));
+        if is_denied && self.is_behind(&view).await? {
             (row, view) = self.find_repo(owner, slug).await?;
         }
         self.still_valid(caller, &view)?;

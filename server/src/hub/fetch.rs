@@ -72,25 +72,26 @@ impl Hub {
 
     fn plan_fetch(&self, repo: &Repo, view: &View, body: &Body) -> Result<Plan, HubError> {
         let limits = &self.limits;
-        let (want, have) = requests::want_have(body.source(), limits.fetch_want_max, limits.fetch_have_max)?;
-        let sent = self.commits_between(repo, view, (want, have), limits.response_bytes_max)?;
+        let (want, mut have) = requests::want_have(body.source(), limits.fetch_want_max, limits.fetch_have_max)?;
+        have.sort_unstable();
+        have.dedup();
+        let sent = self.commits_between(repo, view, (want, &have), limits.response_bytes_max)?;
         Planner::new(view, repo.scope, limits.response_bytes_max, limits.plan_objects_max).plan(&sent)
     }
 
-    /// The commits that `want` has and `have` lacks, ascending. `wire_bytes`: a clone of more need not be walked to its end.
+    /// The commits that `want` has and `have` (ascending) lacks, ascending. `wire_bytes`: a clone of more need not be walked to its
+    /// end.
     pub(crate) fn commits_between(
         &self,
         repo: &Repo,
         view: &View,
-        (mut want, mut have): (Vec<ObjectId>, Vec<ObjectId>),
+        (mut want, have): (Vec<ObjectId>, &[ObjectId]),
         wire_bytes: u64,
     ) -> Result<Vec<SentCommit>, HubError> {
-        for ids in [&mut want, &mut have] {
-            ids.sort_unstable();
-            ids.dedup();
-        }
+        want.sort_unstable();
+        want.dedup();
         let caps = WalkCaps { commits: self.limits.walk_commits_max, wire_bytes };
-        let walked = walk(view, repo.scope, &want, &have, caps)?;
+        let walked = walk(view, repo.scope, &want, have, caps)?;
         match walked.unknown.first() {
             None => Ok(walked.sent),
             Some(unknown) => Err(HubError::NotFound(format!("commit {unknown} is not in this repository"))),

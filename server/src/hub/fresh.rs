@@ -1,8 +1,9 @@
 //! Seeing what other servers wrote: a look into the bucket's log before anything is denied, and now and then under traffic.
 //!
 //! Invariants: `refs`, which every flow of the client begins with, looks first, so that who pushed by one server reads it by
-//! any other; nothing is refused for what another server may have changed before it was looked for; other reads are at most a
-//! second behind while requests come; without requests nobody looks. A local log has nobody to look for.
+//! any other; nothing is refused for what another server may have changed before it was looked for, and what was seen is measured by
+//! the view that refuses, however long it waited; what is hidden costs the same look as what is not there; other reads are at most
+//! a second behind while requests come; without requests nobody looks. A local log has nobody to look for.
 
 use std::{
     sync::{
@@ -73,18 +74,19 @@ impl Hub {
             let (hub, decide) = (Arc::clone(self), Arc::clone(&decide));
             self.blocking(move || Ok((decide(&hub, &view)?, view)))
         };
+        let seen = view.checkpoint().position;
         match job(view).await {
-            Err(HubError::NotFound(_)) if self.was_behind().await? => {
+            Err(HubError::NotFound(_)) if self.look().await? > seen => {
                 job(self.view_at(self.engine.durable().position).await?).await
             }
             decided => decided,
         }
     }
 
-    /// Before something is denied: true if other servers have written what this one had not seen. Then it is to be decided again.
-    pub(crate) async fn was_behind(&self) -> Result<bool, HubError> {
-        let known = self.engine.durable().position;
-        Ok(self.look().await? > known)
+    /// Before something is denied: true if there is something that `view` does not show. Then it is to be decided again.
+    pub(crate) async fn is_behind(&self, view: &View) -> Result<bool, HubError> {
+        let seen = view.checkpoint().position;
+        Ok(self.look().await? > seen)
     }
 }
 

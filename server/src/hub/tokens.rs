@@ -62,7 +62,7 @@ impl Hub {
             // Perhaps it was issued a moment ago.
             view = self.view_at(end).await?;
         }
-        if view.token(hash)?.is_none() && self.was_behind().await? {
+        if view.token(hash)?.is_none() && self.is_behind(&view).await? {
             view = self.view_at(self.engine.durable().position).await?;
         }
         self.valid_token(&view, hash).map(Caller::Token)

@@ -1,7 +1,8 @@
 //! `fetch/mpack`: one pack of any size, from any byte on.
 //!
 //! Invariants: complete or refused, never silently partial; the answer's name is known before its first byte, and bytes of
-//! different answers are never joined under one name.
+//! different answers are never joined under one name; what any server has acknowledged is never refused as unknown, and a branch is
+//! where the last acknowledged push left it.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use reprise_projections::View;
 
 use crate::{
     hub::{
-        Hub, HubError, Repo,
+        Caller, Hub, HubError, Repo,
         body::Body,
         fetch::FetchAnswer,
         mpack::{
@@ -40,43 +41,61 @@ impl Hub {
     /// Plans the answer to a `fetch/mpack` body.
     pub async fn plan_pack(
         self: &Arc<Self>,
-        repo: Repo,
-        view: View,
+        caller: &Caller,
+        found: (Repo, View),
         body: Body,
     ) -> Result<Planned<Arc<Layout>>, HubError> {
-        let planned = self.plan_transfer(repo, view, body, Purpose::OnePack).await?;
+        let planned = self.plan_transfer(caller, found, body, Purpose::OnePack).await?;
         let Planned { repo, view, plan, head, direct } = planned;
         let id = repo.row.record.repo;
         let plan = self.blocking(move || Ok(Arc::new(Layout::new(id, plan)))).await?;
         Ok(Planned { repo, view, plan, head, direct })
     }
 
-    /// Plans the answer to a body of want and have.
+    /// Plans the answer to a body of want and have, of what the caller was found to be a reader of.
     pub async fn plan_transfer(
         self: &Arc<Self>,
-        repo: Repo,
-        view: View,
+        caller: &Caller,
+        found: (Repo, View),
         body: Body,
         purpose: Purpose,
     ) -> Result<Planned<TransferPlan>, HubError> {
         let room = self.room_for_ids(&body).await?;
-        let hub = Arc::clone(self);
-        self.blocking(move || {
-            // Once it is planned, the list is gone.
-            let _room = room;
-            let limits = &hub.limits;
-            let asked = requests::transfer(body.source(), limits.fetch_want_max, limits.fetch_have_max)?;
-            let Transfer { mut want, have, branch, direct } = asked;
-            let head = match branch {
-                None => None,
-                Some(branch) => Some(head_of(&repo, &view, &branch)?),
-            };
-            want.extend(head);
-            let commits = hub.commits_between(&repo, &view, (want, have), u64::MAX)?;
-            let plan = TransferPlanner::new(&hub, (&repo, &view), purpose).plan(&commits)?;
-            Ok(Planned { repo, view, plan, head, direct })
-        })
-        .await
+        let limits = self.limits.clone();
+        let asked = self.blocking(move || {
+            let mut asked = requests::transfer(body.source(), limits.fetch_want_max, limits.fetch_have_max)?;
+            asked.have.sort_unstable();
+            asked.have.dedup();
+            Ok(asked)
+        });
+        let (asked, (mut repo, mut view)) = (asked.await?, found);
+        if asked.branch.is_some() {
+            // It is where any server has moved it: an older head would be a wrong answer, and no refusal that leads to a look.
+            self.look().await?;
+            (repo, view) = self.readable(caller, &repo.row.record.owner, &repo.row.record.slug).await?;
+        }
+        let (direct, of) = (asked.direct, repo.clone());
+        let planned = self.decided(view, move |hub, view| {
+            // Held by the job: once it is planned, the list is gone.
+            let _room = &room;
+            hub.plan_asked(&of, view, &asked, purpose)
+        });
+        let ((plan, head), view) = planned.await?;
+        Ok(Planned { repo, view, plan, head, direct })
+    }
+
+    fn plan_asked(
+        &self,
+        repo: &Repo,
+        view: &View,
+        asked: &Transfer,
+        purpose: Purpose,
+    ) -> Result<(TransferPlan, Option<ObjectId>), HubError> {
+        let head = asked.branch.as_ref().map(|branch| head_of(repo, view, branch)).transpose()?;
+        let want = asked.want.iter().copied().chain(head).collect();
+        let commits = self.commits_between(repo, view, (want, &asked.have), u64::MAX)?;
+        let plan = TransferPlanner::new(self, (repo, view), purpose).plan(&commits)?;
+        Ok((plan, head))
     }
 
     /// Begins to send a planned pack from byte `from` on.

@@ -13,7 +13,7 @@ use reprise_engine::{
     pack::{GAP_BYTES_MAX, PIECE_BYTES, transfer},
     store::{StoreKey, address::Access},
 };
-use reprise_projections::{RepoScope, View};
+use reprise_projections::{RepoRow, RepoScope, View};
 
 use crate::{
     hub::{
@@ -147,29 +147,44 @@ impl Hub {
         Ok(Secret::new(format!("mpack/{pack}?ticket={}", ticket.expose())))
     }
 
-    /// The pack that a ticket opens; the same words for every reason why not.
+    /// The pack that a ticket opens; the same words for every reason why not, after the same work.
     pub async fn open_pack(
         self: &Arc<Self>,
         name: &RepoName,
         pack: &str,
         ticket: &str,
     ) -> std::result::Result<OpenedPack, HubError> {
-        let (mut row, _) = self.find_repo(&name.owner, &name.slug).await?;
+        let Ok(pack) = pack.parse::<ObjectId>().map(|id| PackId(id.0)) else {
+            return Err(self.not_found(&name.owner, &name.slug).await);
+        };
+        let (row, view) = self.find_repo(&name.owner, &name.slug).await?;
+        let mut opened = self.opened_by(ticket, row, pack).await?;
         // Another server, which gave the ticket, may know more.
-        if row.is_none() && self.was_behind().await? {
-            (row, _) = self.find_repo(&name.owner, &name.slug).await?;
+        if opened.is_none() && self.is_behind(&view).await? {
+            let (row, _) = self.find_repo(&name.owner, &name.slug).await?;
+            opened = self.opened_by(ticket, row, pack).await?;
         }
-        let pack = pack.parse::<ObjectId>().ok().map(|id| PackId(id.0));
-        let Some((row, pack)) = row.zip(pack) else { return Err(self.not_found(&name.owner, &name.slug).await) };
-        let (hub, ticket, right) = (Arc::clone(self), ticket.to_owned(), Right::Read(row.record.repo, pack));
-        let opened = self.read(move || match hub.tickets.terms(&ticket, &right, hub.now_s())? {
-            Some(_) => Ok(Some(hub.engine.store().size(&StoreKey::pack(pack))?)),
-            None => Ok(None),
-        });
-        match opened.await? {
-            Some(len) => Ok(OpenedPack { pack, len }),
+        match opened {
+            Some(opened) => Ok(opened),
             None => Err(self.not_found(&name.owner, &name.slug).await),
         }
+    }
+
+    /// The pack, if the ticket is one for it. Where there is no repository it is checked all the same, against nobody's.
+    async fn opened_by(
+        self: &Arc<Self>,
+        ticket: &str,
+        row: Option<RepoRow>,
+        pack: PackId,
+    ) -> std::result::Result<Option<OpenedPack>, HubError> {
+        let is_there = row.is_some();
+        let right = Right::Read(row.map_or(NOBODYS, |row| row.record.repo), pack);
+        let (hub, ticket) = (Arc::clone(self), ticket.to_owned());
+        let opened = self.read(move || match hub.tickets.terms(&ticket, &right, hub.now_s())? {
+            Some(_) if is_there => Ok(Some(hub.engine.store().size(&StoreKey::pack(pack))?)),
+            _ => Ok(None),
+        });
+        Ok(opened.await?.map(|len| OpenedPack { pack, len }))
     }
 
     /// Begins to send bytes of a pack.
@@ -274,6 +289,8 @@ fn ranges(plan: &TransferPlan, group: &[u32], len: u64) -> Vec<(u64, u64)> {
     ranges
 }
 
+/// Stands for the id of a repository that is not there; no ticket is given for it.
+const NOBODYS: RepoId = RepoId([0; 16]);
 /// Rows of one chunk.
 const ROWS_AT_ONCE: usize = 2_048;
 /// Packs whose sizes are asked for at a time.
