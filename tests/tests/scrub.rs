@@ -180,6 +180,82 @@ fn a_damaged_key_of_the_bucket_is_replaced_only_when_that_is_ordered_and_what_st
 }
 
 #[test]
+fn a_damaged_pack_stays_in_the_bucket_until_the_bytes_that_replace_it_are_in_hand() {
+    let bucket = Bucket::start();
+    let (data, local) = at_rest(&bucket);
+    let key = keys(&bucket, "/packs/").remove(0);
+    let damage = spoil(&bucket, &key);
+    let server = served(&data);
+    // No copy can be made ready: a file is where the directory for that should be.
+    let staging = data.path().join("copies/staging");
+    fs::remove_dir_all(&staging).ok();
+    fs::write(&staging, b"").unwrap();
+    let scrub = data.run(&["--json", "scrub", "--repair"]);
+    assert_eq!(scrub.status.code(), Some(3), "{scrub:?}");
+    assert_eq!(bucket.objects.bytes(&key).unwrap(), damage);
+    fs::remove_file(&staging).unwrap();
+    let report = data.json(&["scrub", "--repair"]);
+    assert_eq!((&report["repaired"], &report["condemned"]), (&1.into(), &0.into()), "{report}");
+    check_clone(&server, &local);
+}
+
+#[test]
+fn what_servers_share_is_never_taken_away_under_them() {
+    let bucket = Bucket::start();
+    // Segments of few slots, so that there is a sealed one.
+    bucket.objects.overwrite("hub/log/SHARED", b"segment_bytes 262144\nsegment_slots 4\n"[..].into());
+    let data = machine(&bucket);
+    let server = data.serve_with(&["--bucket", URL, "--log", "bucket"]);
+    server.wait_ready();
+    let local = pushed(&data, &server);
+    until("a segment is sealed, and the server knows it", || data.json(&["status"])["archived"].as_u64() > Some(0));
+    for part in ["/log/seg-", "/packs/"] {
+        let key = keys(&bucket, part).remove(0);
+        let sound = bucket.objects.bytes(&key).unwrap();
+        let damage = spoil(&bucket, &key);
+        let (report, code) = asked(&data, &["scrub", "--repair"]);
+        let counts = ["damaged", "repaired", "condemned"].map(|name| report[name].as_u64().unwrap());
+        assert_eq!((code, counts), (1, [1, 0, 0]), "{part}: {report}");
+        assert!(report["found"].to_string().contains("stop the other servers"), "{report}");
+        assert_eq!(bucket.objects.bytes(&key).unwrap(), damage, "{part}");
+        // What the report says to do.
+        bucket.objects.remove(&key);
+        let report = data.json(&["scrub"]);
+        assert_eq!((&report["repaired"], &report["damaged"]), (&1.into(), &0.into()), "{part}: {report}");
+        assert_eq!(bucket.objects.bytes(&key), Some(sound), "{part}");
+    }
+    check_clone(&server, &local);
+}
+
+#[test]
+fn a_damaged_local_segment_is_named_with_what_helps_and_left_to_the_doctor() {
+    let bucket = Bucket::start();
+    let (data, local) = at_rest(&bucket);
+    let path = data.path().join("log/seg-00000000000000000001.log");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    fs::write(&path, &bytes).unwrap();
+    let (report, code) = asked(&data, &["scrub"]);
+    assert!(code == 1 && report["found"].to_string().contains("reprise doctor"), "{report}");
+    assert_eq!(fs::read(&path).unwrap(), bytes, "a scrub changes nothing of a log");
+    drop(local);
+}
+
+#[test]
+fn the_comparison_of_three_reads_packs_in_the_bucket_whatever_the_copies_say() {
+    let bucket = Bucket::start();
+    let (data, local) = at_rest(&bucket);
+    let key = keys(&bucket, "/packs/").remove(0);
+    spoil(&bucket, &key);
+    let (compared, code) = asked(&data, &["digest", "--three-ways"]);
+    let pack = key.rsplit('/').next().unwrap().trim_end_matches(".pack");
+    assert_eq!((code, &compared["ok"]), (1, &false.into()), "{compared}");
+    assert!(compared["found"].to_string().contains(pack), "{compared}");
+    drop(local);
+}
+
+#[test]
 fn what_nothing_can_make_whole_is_condemned_and_the_next_push_of_it_heals() {
     let bucket = Bucket::start();
     for in_bucket in [true, false] {

@@ -15,7 +15,8 @@ this one was. Exit code 1 when something stays damaged.
 Examples:
   reprise scrub --rate 20        at most 20 MB/s on average
   reprise scrub --repair         replace damaged keys of the bucket too, by delete and create; what stood there is kept in
-                                 DIR/damaged/. While it is replaced, other servers may miss it for a moment"
+                                 DIR/damaged/. Not in a bucket whose log servers share: while a key is replaced, the others would
+                                 take it for lost; the report says what to do"
 )]
 pub struct ScrubCommand {
     /// Megabytes per second, on average; absent: as fast as it goes

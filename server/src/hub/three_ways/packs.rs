@@ -131,9 +131,10 @@ impl Teller {
             return Ok(None);
         }
         let about = About { repo: &repo, pack: received.pack, at };
-        let store = self.hub.engine.store().as_ref();
+        // The packs themselves: a copy that is sound says nothing of what rests in the bucket.
+        let store = self.hub.engine.store_itself();
         let mut bad = Vec::new();
-        let heard = testimony::hear(store, received.pack, &mut |kind, id, why| bad.push((kind, id, why)));
+        let heard = testimony::hear(&*store, received.pack, &mut |kind, id, why| bad.push((kind, id, why)));
         let mut told = match heard {
             Ok(heard) => heard.received,
             Err(error) if self.hub.is_damage(&error) => {

@@ -1,8 +1,9 @@
 //! Making whole what the store has damaged or lost, from what lies here and proves itself.
 //!
-//! Invariants: a key that is gone is created again; one that holds other bytes is deleted and created only when that was ordered, after
-//! those bytes are kept under `damaged/` in the data directory; nothing is put anywhere that does not hash to its name (packs) or
-//! continue the chain to a sound footer (segments). Nobody overwrites a key.
+//! Invariants: a key that is gone is created again; one that holds other bytes is deleted and created only when that was ordered, when
+//! nobody else reads that store, after those bytes are kept under `damaged/` in the data directory, and with the good ones in hand;
+//! nothing is put anywhere that does not hash to its name (packs) or continue the chain to a sound footer (segments). Nobody
+//! overwrites a key.
 
 use reprise_engine::{
     archive::AtRest,
@@ -10,8 +11,9 @@ use reprise_engine::{
     doctor,
     engine::SegmentInfo,
     id::PackId,
-    store::{StoreKey, files::StoreFiles},
+    store::{Staged, StoreKey, files::StoreFiles, s3::Copies},
 };
+use sha2::{Digest, Sha256};
 
 use super::Walk;
 use crate::hub::HubError;
@@ -33,20 +35,40 @@ impl Walk<'_> {
         let Some(copies) = self.hub.engine.store().copies().filter(|copies| copies.is_whole(&key)) else {
             return Ok(Mended::No);
         };
-        let kept = match self.store.size(&key) {
-            Err(error) if error.is_not_found() => None,
+        let stands = match self.store.size(&key) {
+            Err(error) if error.is_not_found() => false,
             Err(error) => return Err(error.into()),
+            // Whoever finds it absent condemns what it holds, for good.
+            Ok(_) if self.hub.shared => {
+                let text = format!("it is damaged in the bucket; the local copy is sound: {WITHOUT_OTHERS}");
+                return Ok(Mended::Could(text));
+            }
             Ok(_) if !self.repairs() => {
                 let text =
                     "it is damaged in the bucket; the local copy is sound: `reprise scrub --repair` puts it there";
                 return Ok(Mended::Could(text.to_owned()));
             }
-            Ok(_) => Some(self.take_away(&key)?),
+            Ok(_) => true,
         };
-        let mut staged = self.store.stage()?;
-        copies.whole(&key, &mut |piece| staged.write(piece))?;
-        staged.commit(&key)?;
+        // Before the key goes: a copy may give way to another one at any moment, and a disk may be full.
+        let Some(good) = self.good_bytes(copies, pack)? else { return Ok(Mended::No) };
+        let kept = if stands { Some(self.take_away(&key)?) } else { None };
+        good.commit(&key)?;
         Ok(Mended::Yes(put("the local copy", kept)))
+    }
+
+    /// What a copy holds, ready to be put under its key; `None` if the copy is gone, or not what it was a moment ago.
+    fn good_bytes(&self, copies: &Copies, pack: PackId) -> Result<Option<Box<dyn Staged>>, HubError> {
+        let (mut staged, mut hash) = (self.store.stage()?, Sha256::new());
+        let read = copies.whole(&StoreKey::pack(pack), &mut |piece| {
+            hash.update(piece);
+            staged.write(piece)
+        });
+        match read {
+            Err(error) if error.is_not_found() => return Ok(None),
+            read => read?,
+        }
+        Ok((pack.0[..] == hash.finalize()[..]).then_some(staged))
     }
 
     /// A segment that the bucket has taken.
@@ -62,8 +84,7 @@ impl Walk<'_> {
             AtRest::Missing => None,
             // Whoever finds it absent believes that no slot was deleted yet (FORMAT.md §5.3).
             AtRest::There(why) if self.hub.shared => {
-                let help = "stop the other servers, delete the key, scrub again: then it is brought";
-                return Ok(Mended::Could(format!("{why}; the local one is sound: {help}")));
+                return Ok(Mended::Could(format!("{why}; the local one is sound: {WITHOUT_OTHERS}")));
             }
             AtRest::There(why) if !self.repairs() => {
                 let help = "`reprise scrub --repair` puts it there";
@@ -88,6 +109,9 @@ impl Walk<'_> {
         Ok(kept)
     }
 }
+
+/// How what servers share is mended.
+const WITHOUT_OTHERS: &str = "stop the other servers, delete the key, scrub again: then it is brought";
 
 fn put(from: &str, kept: Option<String>) -> String {
     match kept {
