@@ -13,7 +13,7 @@ use reprise_engine::{id::PackId, store::StoreKey};
 use reprise_tests::{
     bucket::{
         Bucket,
-        machine::{URL, machine},
+        machine::{URL, machine, until},
     },
     client::{Repository, clone, push},
     fixtures,
@@ -31,7 +31,10 @@ struct Hub {
 
 impl Hub {
     fn new(arguments: Option<&[&str]>) -> Hub {
-        let bucket = arguments.map(|_| Bucket::start());
+        Hub::over(arguments.map(|_| Bucket::start()), arguments)
+    }
+
+    fn over(bucket: Option<Bucket>, arguments: Option<&[&str]>) -> Hub {
         let data = bucket.as_ref().map_or_else(DataDir::new, machine);
         let server = match arguments {
             Some(more) => data.serve_with(&[&["--bucket", URL], more].concat()),
@@ -113,18 +116,34 @@ fn what_no_event_names_is_retired_by_an_event_and_then_deleted_and_nothing_else_
 
 #[test]
 fn slots_that_were_left_behind_and_uploads_that_nobody_ended_are_swept() {
-    let hub = Hub::new(Some(&["--log", "bucket"]));
+    let bucket = Bucket::start();
+    // Segments of few slots, so that there are sealed ones.
+    bucket.objects.overwrite("hub/log/SHARED", b"segment_bytes 262144\nsegment_slots 4\n"[..].into());
+    let hub = Hub::over(Some(bucket), Some(&["--log", "bucket"]));
     let bucket = hub.bucket.as_ref().unwrap();
     bucket.objects.begin_upload("hub/packs/00/upload");
     bucket.objects.begin_upload("elsewhere/upload");
     bucket.objects.begin_upload("hub/other/upload");
-    let slots = || bucket.objects.keys().into_iter().filter(|key| key.contains("/slots/")).count();
-    let before = slots();
-    assert!(before > 0);
+    for number in 0..9 {
+        hub.data.create_repo(&format!("alice/more-{number}"), &[]);
+    }
+    until("a segment is sealed and its slots are gone", || !hub.has(&StoreKey::slot(1)));
+    hub.put(&StoreKey::slot(1), b"left by a server that slept");
+    let end = hub.end();
     let did = hub.data.json(&["sweep"]);
-    assert_eq!(did["swept"], 1, "{did}");
+    let found = did["found"].as_array().unwrap();
+    let swept = |what: &str, key: &str| {
+        found.iter().any(|one| one["swept"]["what"] == what && one["swept"]["key"].as_str() == Some(key))
+    };
+    assert!(swept("slot", StoreKey::slot(1).as_str()) && swept("upload", "packs/00/upload"), "{did}");
+    assert!(!hub.has(&StoreKey::slot(1)));
     assert_eq!(bucket.objects.unfinished(), 2, "those of other stores, and of other things than packs, go on");
-    assert!(slots() >= before, "no segment is sealed: every slot counts");
+    // What counts is there for a server that has nothing else.
+    assert!(bucket.objects.keys().iter().any(|key| key.ends_with(".slot")), "not all of the log is sealed");
+    let other = machine(bucket);
+    let server = other.serve_with(&["--bucket", URL, "--log", "bucket"]);
+    server.wait_ready();
+    assert!(other.json(&["status"])["durable"].as_u64() >= Some(end));
     hub.check();
 }
 

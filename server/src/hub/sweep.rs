@@ -144,3 +144,60 @@ fn append(hub: &Hub, packs: Vec<PackId>) -> Result<Position, HubError> {
 const ACTOR: &str = "operator";
 /// An event of this many takes half a megabyte.
 const PACKS_PER_EVENT: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use reprise_engine::{
+        engine::{Condition, Reason},
+        id::{ObjectId, RepoId},
+    };
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::hub::{
+        Caller, Limits,
+        lifecycle::Directory,
+        packing::{Packing, StoredPacks},
+        repos::NewRepo,
+    };
+
+    /// A pack of one blob, stored, and what names it.
+    fn stored(hub: &Hub, repo: RepoId) -> (Proposal, StoredPacks) {
+        let (blob, push) = (b"content", hub.random_push_id().unwrap());
+        let mut packing = Packing::new(hub, repo, push);
+        packing.blob_whole(ObjectId(Sha256::digest(blob).into()), blob).unwrap();
+        let (events, stored) = packing.finish().unwrap();
+        (Proposal { push, fingerprint: 0, actor: "a test".to_owned(), conditions: Vec::new(), events }, stored)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn packs_that_were_stored_before_a_sweep_are_not_named_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, limits) = (dir.path().join("data"), Limits::default());
+        let directory = Directory { data, limits, create_on_push: None, holder: "a test".to_owned(), bucket: None };
+        let hub = Arc::new(Hub::open(directory).unwrap());
+        hub.create_repo(&Caller::Operator, NewRepo::named("alice", "etude")).await.unwrap();
+        let repo = hub.writable(&Caller::Operator, "alice", "etude", false).await.unwrap().0.row.record.repo;
+        let packs = || hub.engine.store().list("packs").unwrap().len();
+
+        let (proposal, before) = stored(&hub, repo);
+        assert_eq!(packs(), 1);
+        let sweeping = Arc::clone(&hub);
+        hub.blocking(move || run(&sweeping, false, &mut |_| true)).await.unwrap();
+        assert_eq!(packs(), 0);
+        let refused = hub.append_packs(proposal, before).await.unwrap_err();
+        let is_for_the_sweep = matches!(refused, HubError::NotAppended(Reason::Condition(Condition::NoSweepSince(_))));
+        assert!(is_for_the_sweep, "{refused:?}");
+
+        let (proposal, after) = stored(&hub, repo);
+        hub.append_packs(proposal, after).await.unwrap();
+        let sweeping = Arc::clone(&hub);
+        hub.blocking(move || run(&sweeping, false, &mut |_| true)).await.unwrap();
+        assert_eq!(packs(), 1);
+        hub.close().unwrap();
+    }
+}
