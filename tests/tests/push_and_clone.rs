@@ -336,7 +336,7 @@ fn the_first_push_sets_the_default_branch_and_later_ones_do_not() {
 
 #[test]
 fn a_first_branch_with_a_slash_does_not_make_the_repository_unclonable() {
-    let (_data, server, token) = hub("alice/demo");
+    let (data, server, token) = hub("alice/demo");
     let mut local = Repository::init();
     local.remote("origin", &server.url("alice/demo"), Some(&token));
     local.commit("feat/x", "root", &[("a", Some(b"a"))]);
@@ -346,6 +346,7 @@ fn a_first_branch_with_a_slash_does_not_make_the_repository_unclonable() {
     push_all(&mut local, &["main"]);
     let refs = Refs::get(&server.url("alice/demo"), None).unwrap();
     assert!(!refs.default_branch.contains('/'), "{}", refs.default_branch);
+    assert_eq!(data.json(&["repo", "show", "alice/demo"])["default_branch"], "", "nobody chose one");
     check_clone(&server, "alice/demo", &local, &["feat/x", "main"]);
 }
 

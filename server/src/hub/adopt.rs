@@ -11,7 +11,7 @@ use std::{
 
 use reprise_engine::{
     engine::{Condition, Proposal},
-    event::{EventBody, RefUpdate, RefsUpdated, RepoRecord, Scope},
+    event::{EventBody, RefUpdate, RefsUpdated, Scope},
     id::{Kind, ObjectId, Position},
     object::{ids::blob_id, names},
 };
@@ -64,7 +64,7 @@ impl Hub {
     /// Makes a commit the head of a branch.
     ///
     /// Errors: `NotFound` for a commit that is not there; `Invalid` for a history with holes, naming some; `Conflict` for a
-    /// branch that is elsewhere.
+    /// branch that is elsewhere; `TooLarge` for one branch more than a repository may have.
     pub async fn adopt(
         self: &Arc<Self>,
         caller: &Caller,
@@ -73,10 +73,13 @@ impl Hub {
     ) -> Result<Adopted, HubError> {
         names::check_ref(&adoption.branch)?;
         let (repo, view) = self.permitted(caller, owner, slug, Scope::Admin, false).await?;
-        let (old, first) = {
+        let (old, count) = {
             let refs = view.refs(repo.scope)?;
-            (refs.iter().find(|row| row.name == adoption.branch).map(|row| row.head), refs.is_empty())
+            (refs.iter().find(|row| row.name == adoption.branch).map(|row| row.head), refs.len())
         };
+        if let Some(text) = self.too_many_refs(count).filter(|_| old.is_none()) {
+            return Err(HubError::TooLarge(text));
+        }
         let (max, scope, commit) = (self.limits.walk_commits_max, repo.scope, adoption.commit);
         let history = self.blocking(move || History::of(&view, scope, commit, max)).await?;
         if history.missing.objects.contains(&(Kind::Commit, commit)) {
@@ -91,7 +94,7 @@ impl Hub {
             return Err(HubError::Conflict(text));
         }
         let update = RefUpdate { name: adoption.branch, old, new: Some(commit), forced };
-        let (conditions, events) = proposed(&repo, update, first);
+        let (conditions, events) = proposed(&repo, update, count == 0);
         let push = self.random_push_id()?;
         let proposal = Proposal { push, fingerprint: 0, actor: caller.actor(), conditions, events };
         let position = self.append(proposal).await?.last;
@@ -101,14 +104,13 @@ impl Hub {
 
 /// The branch's event, and with a repository's first the default branch's.
 fn proposed(repo: &Repo, update: RefUpdate, first: bool) -> (Vec<Condition>, Vec<EventBody>) {
-    let (id, record) = (repo.row.record.repo, &repo.row.record);
+    let id = repo.row.record.repo;
     let name = update.name.clone();
     let mut conditions = vec![repo.is_there(), Condition::RefIs { repo: id, name: name.clone(), head: update.old }];
     let mut events = vec![EventBody::RefsUpdated(RefsUpdated { repo: id, updates: vec![update] })];
-    // A default branch with a slash is one that the stock client cannot check out.
-    if first && record.default_branch.is_empty() && !name.contains('/') {
-        conditions.extend([Condition::NoRefs(id), Condition::RepoAt(id, repo.row.position)]);
-        events.push(EventBody::RepoUpdated(RepoRecord { default_branch: name, ..record.clone() }));
+    if first && let Some((unchanged, event)) = repo.first_branch(&name) {
+        conditions.extend(unchanged);
+        events.push(event);
     }
     (conditions, events)
 }

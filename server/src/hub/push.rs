@@ -11,7 +11,7 @@ use std::{
 
 use reprise_engine::{
     engine::{Condition, Proposal, Reason},
-    event::{EventBody, RefUpdate, RefsUpdated, RepoRecord},
+    event::{EventBody, RefUpdate, RefsUpdated},
     id::{ObjectId, PushId, RepoId},
     object::names,
     store::StoreKey,
@@ -310,13 +310,18 @@ impl Hub {
         if old.is_some() {
             return None;
         }
-        let max = self.limits.refs_per_repo_max;
-        if refs.len() >= max {
-            return Some(format!("the repository has {} branches; the limit is {max}", refs.len()));
+        if let Some(text) = self.too_many_refs(refs.len()) {
+            return Some(text);
         }
         // The log decides it again; here it spares the packing.
         let clash = refs.iter().find(|row| names::clash(&row.name, branch))?;
         Some(HubError::NotAppended(Reason::RefNameClash { existing: clash.name.clone() }).to_string())
+    }
+
+    /// Why a repository that has `count` branches gets no other one.
+    pub(crate) fn too_many_refs(&self, count: usize) -> Option<String> {
+        let max = self.limits.refs_per_repo_max;
+        (count >= max).then(|| format!("the repository has {count} branches; the limit is {max}"))
     }
 
     /// Whether `old` is the tip or an ancestor of it, over bundle and repository, both parents.
@@ -382,7 +387,7 @@ impl Move<'_> {
         let update = RefUpdate { name: name.clone(), old: self.old, new: Some(self.new), forced: self.forced };
         events.push(EventBody::RefsUpdated(RefsUpdated { repo: id, updates: vec![update] }));
         if repo.is_new {
-            let record = RepoRecord { default_branch: name, ..repo.row.record.clone() };
+            let record = repo.with_first_branch(&name).unwrap_or_else(|| repo.row.record.clone());
             events.insert(0, EventBody::RepoCreated(record));
             return vec![repo.is_there()];
         }
@@ -391,10 +396,9 @@ impl Move<'_> {
             Condition::RefIs { repo: id, name: name.clone(), head: self.old },
             Condition::NoRecordsSince(id, view.checkpoint().position),
         ];
-        if first && repo.row.record.default_branch.is_empty() {
-            conditions.push(Condition::NoRefs(id));
-            conditions.push(Condition::RepoAt(id, repo.row.position));
-            events.push(EventBody::RepoUpdated(RepoRecord { default_branch: name, ..repo.row.record.clone() }));
+        if first && let Some((unchanged, event)) = repo.first_branch(&name) {
+            conditions.extend(unchanged);
+            events.push(event);
         }
         conditions
     }

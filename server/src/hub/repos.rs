@@ -12,7 +12,7 @@ use reprise_engine::{
 };
 use reprise_projections::RepoRow;
 
-use crate::hub::{Appended, Caller, Hub, HubError, quarantine};
+use crate::hub::{Appended, Caller, Hub, HubError, Repo, quarantine};
 
 /// `OWNER/SLUG`, as somebody wrote it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,6 +64,23 @@ pub struct RepoChange {
     pub default_branch: Option<String>,
     /// Who may read it.
     pub visibility: Option<Visibility>,
+}
+
+impl Repo {
+    /// Its settings once `branch` is its first one, where that makes it the default branch: none was chosen, and the stock client
+    /// can check it out, which it cannot with a slash in the name.
+    pub(crate) fn with_first_branch(&self, branch: &str) -> Option<RepoRecord> {
+        let record = &self.row.record;
+        let is_default = record.default_branch.is_empty() && !branch.contains('/');
+        is_default.then(|| RepoRecord { default_branch: branch.to_owned(), ..record.clone() })
+    }
+
+    /// The event that says so of a repository that is there, and what must be true for it.
+    pub(crate) fn first_branch(&self, branch: &str) -> Option<([Condition; 2], EventBody)> {
+        let record = self.with_first_branch(branch)?;
+        let conditions = [Condition::NoRefs(record.repo), Condition::RepoAt(record.repo, self.row.position)];
+        Some((conditions, EventBody::RepoUpdated(record)))
+    }
 }
 
 impl Hub {

@@ -63,3 +63,34 @@ pub async fn adopt(
         "position": position.0,
     })))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use axum::http::{Request, StatusCode};
+    use serde_json::json;
+
+    use crate::{
+        http::mwp_tests::{Rig, two_commits},
+        hub::Limits,
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_repository_with_as_many_branches_as_it_may_have_adopts_no_other_and_moves_those() {
+        let rig = Rig::new(Limits { refs_per_repo_max: 1, ..Limits::default() }).await;
+        let (history, first, _) = two_commits();
+        rig.push_all("a", &history, "main").await;
+        let adopt = async |branch: &str| {
+            let body = json!({"commit": first, "branch": branch, "force": true}).to_string();
+            let request = Request::post("/api/v1/repos/alice/a/adopt")
+                .header("content-type", "application/json")
+                .header("authorization", "Bearer operator");
+            rig.send(request.body(body.into()).unwrap()).await
+        };
+        let refused = adopt("other").await;
+        assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", refused.text());
+        assert!(refused.text().contains("the limit is 1"), "{}", refused.text());
+        assert_eq!(adopt("main").await.status, StatusCode::OK);
+    }
+}
