@@ -42,7 +42,7 @@ pub fn run(hub: &Hub, dry_run: bool, say: &mut dyn FnMut(Value) -> bool) -> Resu
     store.claim(hub.engine.log(), false)?;
     let seen = see(hub, &*store)?;
     let end = if dry_run { hub.engine.durable().position } else { append(hub, Vec::new())? };
-    let named = named(hub, end)?;
+    let named = named(hub, end, say)?;
     let unnamed = |(pack, _): &&(PackId, StoreKey)| !named.contains_key(pack);
     let retired: Vec<PackId> = seen.packs.iter().filter(unnamed).map(|(pack, _)| *pack).collect();
     if !dry_run {
@@ -92,8 +92,8 @@ fn see(hub: &Hub, store: &dyn ObjectStore) -> Result<Seen, HubError> {
 }
 
 /// Every pack that the log names up to `end`; false: the last that was said of it is that it is retired.
-fn named(hub: &Hub, end: Position) -> Result<BTreeMap<PackId, bool>, HubError> {
-    let (mut named, mut read) = (BTreeMap::new(), Position::ZERO);
+fn named(hub: &Hub, end: Position, say: &mut dyn FnMut(Value) -> bool) -> Result<BTreeMap<PackId, bool>, HubError> {
+    let (mut named, mut read, mut said) = (BTreeMap::new(), Position::ZERO, Position::ZERO);
     for segment in hub.engine.segments() {
         scrub::segment(hub, segment.first, &mut |group| {
             for event in group.events.iter() {
@@ -105,6 +105,11 @@ fn named(hub: &Hub, end: Position) -> Result<BTreeMap<PackId, bool>, HubError> {
                     _ => {}
                 }
                 read = event.position;
+            }
+            if read.0 - said.0 >= EVENTS_PER_LINE || read >= end {
+                said = read;
+                // A sweep that nobody listens to goes on: what was begun is to be ended.
+                say(json!({"progress": {"what": "log", "done": read.0, "total": end.0}}));
             }
             true
         })?;
@@ -142,6 +147,8 @@ fn append(hub: &Hub, packs: Vec<PackId>) -> Result<Position, HubError> {
 }
 
 const ACTOR: &str = "operator";
+/// Events between two progress lines.
+const EVENTS_PER_LINE: u64 = 10_000;
 /// An event of this many takes half a megabyte.
 const PACKS_PER_EVENT: usize = 10_000;
 
@@ -186,9 +193,19 @@ mod tests {
 
         let (proposal, before) = stored(&hub, repo);
         assert_eq!(packs(), 1);
-        let sweeping = Arc::clone(&hub);
-        hub.blocking(move || run(&sweeping, false, &mut |_| true)).await.unwrap();
+        let (sweeping, end) = (Arc::clone(&hub), hub.engine.durable().position.0);
+        let sweep = hub.blocking(move || {
+            let mut lines = Vec::new();
+            run(&sweeping, false, &mut |line| {
+                lines.push(line);
+                true
+            })?;
+            Ok(lines)
+        });
+        let lines = sweep.await.unwrap();
         assert_eq!(packs(), 0);
+        // The log has one event more by then: that the sweep began.
+        assert_eq!(lines[0], json!({"progress": {"what": "log", "done": end + 1, "total": end + 1}}));
         let refused = hub.append_packs(proposal, before).await.unwrap_err();
         let is_for_the_sweep = matches!(refused, HubError::NotAppended(Reason::Condition(Condition::NoSweepSince(_))));
         assert!(is_for_the_sweep, "{refused:?}");

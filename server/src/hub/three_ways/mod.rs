@@ -102,7 +102,8 @@ fn differences(
         live.difference(log, model, &mut |found| {
             count += 1;
             said += 1;
-            said <= SAID_MAX && say(json!({"difference": of_row(live, log, &found)}))
+            // The others are counted.
+            said > SAID_MAX || say(json!({"difference": of_row(live, log, &found)}))
         })?;
     }
     Ok(count)
@@ -202,3 +203,38 @@ const FOLD_WAIT_MAX: Duration = Duration::from_secs(60);
 const SAID_MAX: u64 = 100;
 const CACHE_BYTES: u64 = 16 << 20;
 const MEMTABLE_BYTES: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::hub::{Caller, Limits, lifecycle::Directory, repos::NewRepo};
+
+    fn open(dir: &tempfile::TempDir) -> Hub {
+        let (data, limits) = (dir.path().join("data"), Limits::default());
+        Hub::open(Directory { data, limits, create_on_push: None, holder: "a test".to_owned(), bucket: None }).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_difference_is_counted_and_the_first_hundred_of_a_projection_are_said() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [full, empty] = dirs.each_ref().map(open);
+        for number in 0..=SAID_MAX {
+            full.create_repo(&Caller::Operator, NewRepo::named("alice", &format!("r{number}"))).await.unwrap();
+        }
+        let (live, log) = (view_at_end(&full).unwrap(), view_at_end(&empty).unwrap());
+        let (served, folded) = (live.digest().unwrap(), log.digest().unwrap());
+        let said = AtomicU64::new(0);
+        let say = |_| {
+            said.fetch_add(1, Ordering::Relaxed);
+            true
+        };
+        let rows: u64 = served.models.iter().map(|model| model.rows).sum();
+        assert_eq!(differences(&live, &log, (&served, &folded), &say).unwrap(), rows);
+        let said_of: u64 = served.models.iter().map(|model| model.rows.min(SAID_MAX)).sum();
+        assert!(said.into_inner() == said_of && said_of < rows, "{said_of} of {rows}");
+        full.close().unwrap();
+        empty.close().unwrap();
+    }
+}
