@@ -81,3 +81,24 @@ fn a_note_that_a_killed_server_left_behind_is_not_believed() {
     writer.join().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn what_would_have_no_effect_beside_a_bucket_or_without_one_is_refused() {
+    let data = DataDir::new();
+    let check = |arguments: &[&str], says: &str| {
+        let output = data.run(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(3) && text.contains(says), "{arguments:?}: {text}");
+        assert!(!data.path().exists());
+    };
+    check(&["--bucket-for-clients", "https://bucket.example"], "--bucket-for-clients");
+    check(&["--bucket", "s3://reprise/hub", "--presign-uploads", "https://hub.example"], "--presign-uploads");
+}
+
+#[test]
+fn who_gives_a_directory_of_packs_is_told_of_the_bucket_in_the_environment() {
+    let data = DataDir::new().env("REPRISE_BUCKET", "s3://reprise/hub");
+    let output = data.run(&["restore", "--from-packs", "--packs", "/nowhere"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(3) && text.contains("REPRISE_BUCKET"), "{text}");
+}

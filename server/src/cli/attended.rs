@@ -1,11 +1,20 @@
-//! Commands of our own client under the eyes of a terminal: progress while they work, an orderly end when they are told to stop.
+//! Long commands under the eyes of a terminal: progress while they work, an orderly end when they are told to stop.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{failure::Failure, output::Output},
+    cli::{
+        failure::Failure,
+        output::{Output, Progress},
+    },
     client::{ClientError, counter::Counter},
     shutdown,
 };
@@ -49,6 +58,28 @@ pub async fn attend_blocking<T: Send + 'static>(
         done.unwrap_or_else(|error| Err(ClientError::Refused(format!("the work ended: {error}"))))
     })
     .await
+}
+
+/// The same for work on a directory, in steps: before each it asks whether to go on. Told to stop, the process waits until the step
+/// under way has ended.
+pub async fn in_steps<T: Send + 'static>(
+    output: &Output,
+    what: &str,
+    work: impl FnOnce(&mut Progress, &dyn Fn() -> bool) -> reprise_engine::Result<T> + Send + 'static,
+) -> Result<T, Failure> {
+    let told = shutdown::requested().map_err(|error| Failure::CouldNot(format!("signals: {error}")))?;
+    let goes_on = Arc::new(AtomicBool::new(true));
+    let (asked, mut progress) = (Arc::clone(&goes_on), output.progress(what));
+    let work = tokio::task::spawn_blocking(move || work(&mut progress, &|| asked.load(Ordering::Relaxed)));
+    tokio::pin!(work);
+    let done = tokio::select! {
+        done = &mut work => done,
+        () = told => {
+            goes_on.store(false, Ordering::Relaxed);
+            work.await
+        }
+    };
+    Ok(done.map_err(|error| Failure::CouldNot(format!("{what}: it ended: {error}")))??)
 }
 
 impl From<ClientError> for Failure {

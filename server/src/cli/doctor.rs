@@ -3,10 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use clap::Args;
@@ -21,13 +18,12 @@ use reprise_engine::{
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{failure::Failure, output::Output},
+    cli::{attended, failure::Failure, output::Output},
     hub::{
         Hub,
         bucket::BucketPlace,
         lifecycle::{INDEX, OBJECTS},
     },
-    shutdown,
 };
 
 /// Say what is damaged in a data directory that no server has open, and what can be done; do it with --repair
@@ -69,25 +65,13 @@ impl DoctorCommand {
         if let Some(from) = self.from.as_ref().filter(|from| !from.is_dir()) {
             return Err(Failure::CouldNot(format!("--from {}: there is no such directory", from.display())));
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = shutdown::requested().map_err(|error| Failure::CouldNot(format!("signals: {error}")))?;
-        let (stopped, mut progress) = (Arc::clone(&stop), output.progress("examining"));
-        let work = tokio::task::spawn_blocking(move || {
+        let examined = attended::in_steps(output, "examining", move |progress, goes_on| {
             self.work(&data, &mut |done, total| {
                 progress.at(done, total);
-                !stopped.load(Ordering::Relaxed)
+                goes_on()
             })
         });
-        tokio::pin!(work);
-        // Interrupted: a treatment may end anywhere, but the process waits until the step under way has ended.
-        let done = tokio::select! {
-            done = &mut work => done,
-            () = told => {
-                stop.store(true, Ordering::Relaxed);
-                work.await
-            }
-        };
-        let report = done.map_err(|error| Failure::CouldNot(format!("the examination ended: {error}")))??;
+        let report = examined.await?;
         output.value(&report.json(), |_| report.text())?;
         match report.ended() {
             Some(error) => Err(Failure::CouldNot(format!("the treatment ended early: {error}"))),

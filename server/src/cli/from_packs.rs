@@ -1,20 +1,13 @@
 //! `reprise restore --from-packs`: a new log from packs alone, and the words for what that is and is not.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
-};
+use std::{path::PathBuf, time::Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
     cli::{
-        adopt,
+        adopt, attended,
         failure::Failure,
         output::{Output, plain},
     },
@@ -23,7 +16,6 @@ use crate::{
         bucket::BucketPlace,
         lost_log::{self, Order, PacksAt},
     },
-    shutdown,
 };
 
 /// Where packs are, of a hub whose log is lost.
@@ -51,7 +43,9 @@ impl FromPacks {
         let began = Instant::now();
         let packs = match (self.packs, bucket) {
             (Some(_), Some(_)) => {
-                return Err(Failure::CouldNot("are the packs in a bucket or in a directory? Give one".to_owned()));
+                let text = "are the packs in a bucket (--bucket, or REPRISE_BUCKET in the environment) or in a directory (--packs)? \
+                            Give one";
+                return Err(Failure::CouldNot(text.to_owned()));
             }
             (_, Some(bucket)) if bucket.shared => {
                 let text =
@@ -74,26 +68,15 @@ impl FromPacks {
     }
 }
 
-/// The work on a thread of its own; told to stop, it ends after the pack under way.
+/// Pack by pack.
 async fn recovered(order: Order, output: &Output) -> Result<lost_log::Report, Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let told = shutdown::requested().map_err(|error| Failure::CouldNot(format!("signals: {error}")))?;
-    let (stopped, mut progress) = (Arc::clone(&stop), output.progress("recovering"));
-    let work = tokio::task::spawn_blocking(move || {
+    attended::in_steps(output, "recovering", move |progress, goes_on| {
         lost_log::recover(&order, &mut |what, done, total| {
             progress.show(Stage { what, unit: Unit::Objects, done, total });
-            !stopped.load(Ordering::Relaxed)
+            goes_on()
         })
-    });
-    tokio::pin!(work);
-    let done = tokio::select! {
-        done = &mut work => done,
-        () = told => {
-            stop.store(true, Ordering::Relaxed);
-            work.await
-        }
-    };
-    Ok(done.map_err(|error| Failure::CouldNot(format!("the recovery ended: {error}")))??)
+    })
+    .await
 }
 
 fn text(report: &Value) -> String {

@@ -1,6 +1,6 @@
 //! `reprise repo …`
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -27,12 +27,9 @@ pub enum Repo {
         /// Only its owner's tokens may read it
         #[arg(long)]
         private: bool,
-        /// The branch a clone checks out; the first push decides if absent
-        #[arg(long, value_name = "BRANCH")]
-        default_branch: Option<String>,
-        /// The client's domain
-        #[arg(long, value_name = "DOMAIN")]
-        domain: Option<String>,
+        /// Its settings
+        #[command(flatten)]
+        settings: Settings,
     },
     /// List all repositories
     List,
@@ -59,12 +56,9 @@ pub enum Repo {
         /// Only its owner's tokens may read it
         #[arg(long)]
         private: bool,
-        /// The branch a clone checks out
-        #[arg(long, value_name = "BRANCH")]
-        default_branch: Option<String>,
-        /// The client's domain
-        #[arg(long, value_name = "DOMAIN")]
-        domain: Option<String>,
+        /// Its settings
+        #[command(flatten)]
+        settings: Settings,
     },
     /// Delete a repository and all that belongs to it
     Delete {
@@ -72,6 +66,17 @@ pub enum Repo {
         #[arg(value_name = "OWNER/SLUG")]
         name: RepoName,
     },
+}
+
+/// What a repository may be told when it is made and later.
+#[derive(Args, Debug)]
+pub struct Settings {
+    /// The branch a clone checks out; where none is named, the first push decides
+    #[arg(long, value_name = "BRANCH")]
+    default_branch: Option<String>,
+    /// The client's domain
+    #[arg(long, value_name = "DOMAIN")]
+    domain: Option<String>,
 }
 
 impl Repo {
@@ -83,7 +88,7 @@ impl Repo {
     /// Does it.
     pub async fn run(self, client: &Client, output: &Output) -> Result<(), Failure> {
         match self {
-            Repo::Create { name, private, default_branch, domain } => {
+            Repo::Create { name, private, settings: Settings { default_branch, domain } } => {
                 let visibility = if private { "private" } else { "public" };
                 let body = json!({
                     "owner": name.owner, "slug": name.slug, "visibility": visibility,
@@ -97,7 +102,7 @@ impl Repo {
                 let shown = client.call(Method::GET, &path(&name), None).await?;
                 output.value(&shown, show)
             }
-            Repo::Update { name, rename, public, private, default_branch, domain } => {
+            Repo::Update { name, rename, public, private, settings: Settings { default_branch, domain } } => {
                 let visibility = public.then_some("public").or(private.then_some("private"));
                 let (owner, slug) = rename.map(|new| (new.owner, new.slug)).unzip();
                 let body = json!({

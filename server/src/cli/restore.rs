@@ -40,6 +40,8 @@ Examples:
   reprise restore --data /srv/new --from-packs --packs /srv/old/objects
   reprise restore --data /srv/reprise --from-packs             the packs are in /srv/reprise/objects already
 
+What a local log had not archived is lost; its packs may be in the bucket still, until `reprise sweep` deletes them.
+
 Exit code 1 when packs that the log names are not in the bucket, or packs are damaged; they are listed.")]
 pub struct Restore {
     #[command(flatten)]

@@ -16,7 +16,7 @@ use crate::{
     cli::{bucket::BucketArguments, failure::Failure, output::Output, server_file::ServerFile},
     config::{self, BucketForClients, LimitChange},
     http,
-    hub::{BucketReach, Hub, Limits, archive, fresh, lifecycle::Directory, mpack::sweep, scrub},
+    hub::{BucketReach, Hub, Limits, archive, bucket::BucketPlace, fresh, lifecycle::Directory, mpack::sweep, scrub},
     shutdown,
 };
 
@@ -57,16 +57,17 @@ impl Serve {
         let failed = |error| Failure::CouldNot(format!("listening on {}: {error}", self.listen));
         let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let is_new = !Hub::exists(&data);
+        let (is_new, bucket) = (!Hub::exists(&data), self.bucket.place()?);
+        let has_bucket = bucket.is_some() || BucketPlace::noted(&data)?.is_some();
+        let reach = self.bucket_reach(has_bucket)?;
         let directory = Directory {
             data: data.clone(),
             limits: self.limits()?,
             create_on_push: self.create_on_push,
             holder: format!("reprise serve on {address}, process {}", std::process::id()),
-            bucket: self.bucket.place()?,
+            bucket,
         };
         let hub = open(directory).await?;
-        let reach = self.bucket_reach(hub.archiving);
         let hub = hub.with_bucket_reach(reach);
         let hub = Arc::new(match self.presign_uploads.clone() {
             Some(url) => hub.with_presigned_uploads(url),
@@ -91,11 +92,22 @@ impl Serve {
         end([archive, scrub], move || hub.close()).await
     }
 
-    fn bucket_reach(&self, has_bucket: bool) -> Option<BucketReach> {
-        match self.bucket_for_clients.clone().unwrap_or_default() {
+    /// How clients reach the bucket, if they do. What would have no effect is refused.
+    fn bucket_reach(&self, has_bucket: bool) -> Result<Option<BucketReach>, Failure> {
+        let refused = |text: &str| Err(Failure::CouldNot(text.to_owned()));
+        let reach = match self.bucket_for_clients.clone().unwrap_or_default() {
+            BucketForClients::At(_) if !has_bucket => {
+                return refused("--bucket-for-clients: there is no bucket: --bucket s3://NAME/PREFIX");
+            }
+            BucketForClients::At(url) => Some(BucketReach { endpoint: Some(url) }),
             BucketForClients::Same => has_bucket.then(BucketReach::default),
-            BucketForClients::At(url) => has_bucket.then_some(BucketReach { endpoint: Some(url) }),
             BucketForClients::No => None,
+        };
+        match reach.is_some() && self.presign_uploads.is_some() {
+            true => refused(
+                "--presign-uploads: clients send uploads to the bucket; with --bucket-for-clients no they come here",
+            ),
+            false => Ok(reach),
         }
     }
 

@@ -15,7 +15,10 @@ use crate::cli::{
 #[command(
     after_help = "Packs that a crash left between storing and the event, or that a refused push left; in a bucket also slots below the sealed
 segments and uploads that were never ended. First an event says that a sweep began: pushes whose packs were stored before it pack
-again. Packs are retired by an event before they are deleted. Nothing that the log names is touched."
+again. Packs are retired by an event before they are deleted. Nothing that the log names is touched.
+
+After a restore that lost the end of a log, the packs of what was lost are named by nothing either: they are the last trace of it,
+and a sweep deletes them."
 )]
 pub struct Sweep {
     /// Only say what would be deleted
