@@ -2,8 +2,9 @@
 //! bytes; and a machine restored from it.
 
 use std::{
+    collections::BTreeMap,
     fs,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     thread,
     time::Instant,
 };
@@ -21,10 +22,11 @@ use reprise_tests::{
         Bucket, Faults,
         machine::{URL, machine},
     },
-    client::{Repository, Value, push},
+    client::{Remote, Repository, Request, Value, mpack, push},
     seeds,
     server_process::DataDir,
 };
+use sha2::{Digest, Sha256};
 
 use crate::{
     exchange::{Prepared, Taken},
@@ -38,41 +40,95 @@ const OBJECTS: u64 = 14_000;
 const READERS: usize = 8;
 const RANGE_BYTES: u64 = 8 << 20;
 
-/// Prints the rate of a clone that finds nothing near, and that of ranged reads alone.
+/// Prints the rate of a clone that finds nothing near, by each way there is, and that of ranged reads alone.
 pub fn clone() {
     let bucket = Bucket::start();
     let first = machine(&bucket);
     let server = serve(&first, &[]);
     first.create_repo("load/far", &[]);
     let body = fill(&server.remote("load/far", Some(&first.token("load"))));
-    let far = || bucket.objects.set_faults(Faults { latency: LATENCY, ..Faults::default() });
-    let (mut clones, mut plain, mut first_bytes, mut gets) = (Vec::new(), Vec::new(), Vec::new(), 0);
     drop(server);
+    let far = || bucket.objects.set_faults(Faults { latency: LATENCY, ..Faults::default() });
+    let mut found: BTreeMap<&str, Found> = BTreeMap::new();
+    let mut plain = Vec::new();
     for _ in 0..RUNS {
-        fs::remove_dir_all(first.path().join("copies")).expect("the copies");
-        bucket.objects.set_faults(Faults::default());
-        let server = serve(&first, &[]);
-        far();
-        bucket.objects.take_counts();
-        let taken: Taken =
-            Prepared::new(&server.remote("load/far", None), "POST", "fetch", &body).run(&mut vec![0; 256 << 10]);
-        gets = bucket.objects.take_counts().get("get").copied().unwrap_or(0);
-        clones.push(taken.bytes as f64 / taken.whole.as_secs_f64());
-        first_bytes.push(milliseconds(taken.first_byte));
+        for way in ["fetch", "fetch/mpack", "fetch/presign"] {
+            fs::remove_dir_all(first.path().join("copies")).expect("the copies");
+            bucket.objects.set_faults(Faults::default());
+            let server = serve(&first, &[]);
+            far();
+            bucket.objects.take_counts();
+            let remote = server.remote("load/far", None);
+            let taken = match way {
+                "fetch/presign" => direct(&remote, &body),
+                way => Prepared::new(&remote, "POST", way, &body).run(&mut vec![0; 256 << 10]),
+            };
+            let found = found.entry(way).or_default();
+            found.gets = bucket.objects.take_counts().get("get").copied().unwrap_or(0);
+            found.rates.push(taken.bytes as f64 / taken.whole.as_secs_f64());
+            found.first_bytes.push(milliseconds(taken.first_byte));
+        }
         plain.push(ranged(&bucket));
     }
     let packs = bucket.objects.keys().iter().filter(|key| key.ends_with(".pack")).count();
-    let (rate, alone) = (median(clones), median(plain));
-    print("clone of 62 MB, bucket 20 ms away", &format!("{:.0} MB/s (median of {RUNS})", rate / 1e6));
-    print(
-        &format!("  ranged reads alone, {READERS} at a time"),
-        &format!("{:.0} MB/s, ratio {:.2}", alone / 1e6, rate / alone),
-    );
-    print("  first byte", &format!("{:.0} ms; {gets} reads of {packs} packs", median(first_bytes)));
+    let alone = median(plain);
+    print("ranged reads alone, bucket 20 ms away", &format!("{:.0} MB/s, {READERS} at a time", alone / 1e6));
+    for (way, Found { rates, first_bytes, gets }) in found {
+        let rate = median(rates);
+        print(
+            &format!("clone of 62 MB by {way}"),
+            &format!(
+                "{:.0} MB/s (median of {RUNS}), ratio {:.2}; first byte {:.0} ms; {gets} reads of {packs} packs",
+                rate / 1e6,
+                rate / alone,
+                median(first_bytes)
+            ),
+        );
+    }
+}
+
+/// What one way of cloning was seen to take.
+#[derive(Default)]
+struct Found {
+    rates: Vec<f64>,
+    first_bytes: Vec<f64>,
+    gets: u64,
+}
+
+/// A clone that asks the server for addresses only, and reads from the bucket, as many parts at a time as [`ranged`] does.
+fn direct(remote: &Remote, body: &[u8]) -> Taken {
+    let started = Instant::now();
+    let answer = Request::post(format!("{}/fetch/presign", remote.url), None, body).send().expect("the plan");
+    assert_eq!(answer.code, 200, "{}", answer.text());
+    let first_byte = started.elapsed();
+    let plan = answer.decode().expect("a plan");
+    let parts: Vec<(String, u64, u64)> = plan
+        .items("packs")
+        .iter()
+        .flat_map(|pack| {
+            mpack::ranges_of(pack).into_iter().map(|(offset, len)| (pack.text("url").to_owned(), offset, len))
+        })
+        .collect();
+    let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..READERS {
+            scope.spawn(|| {
+                while let Some((url, offset, len)) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let range = format!("bytes={offset}-{}", offset + len - 1);
+                    let part = Request::get(url, None).header("Range", &range).send().expect("a part");
+                    assert_eq!((part.code, part.body.len() as u64), (206, *len));
+                    // What a client must do with every byte, whatever its entries are.
+                    std::hint::black_box(Sha256::digest(&part.body));
+                    bytes.fetch_add(*len, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    Taken { whole: started.elapsed(), first_byte, bytes: bytes.into_inner() }
 }
 
 /// Pushes 14,000 files; the body of a fetch of all.
-fn fill(remote: &reprise_tests::client::Remote) -> Vec<u8> {
+fn fill(remote: &Remote) -> Vec<u8> {
     let mut local = Repository::init();
     local.remotes.insert("origin".to_owned(), remote.clone());
     let mut random = seeds::random(OBJECTS, 6);
