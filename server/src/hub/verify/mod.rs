@@ -72,6 +72,8 @@ struct Walk<'a> {
     store: Arc<dyn ObjectStore>,
     named: Named,
     found: Found,
+    /// Damage of the log among it: every run reads all of the log, so the next one meets it again.
+    in_log: u64,
     /// Where a scrub is.
     cursor: Option<Cursor>,
     /// Bytes that the rest of the walk reads, as far as that is known.
@@ -89,7 +91,8 @@ pub fn run(hub: &Hub, orders: Orders, say: &mut dyn FnMut(Value) -> bool) -> Res
     let found = cursor.as_ref().map(|cursor| cursor.found).unwrap_or_default();
     let (read, told) = ((0, Instant::now()), Instant::now());
     let (named, store) = (Named::default(), hub.engine.store_itself());
-    let mut walk = Walk { hub, orders, say, store, named, found, cursor, ahead: 0, read, told, ended: false };
+    let mut walk =
+        Walk { hub, orders, say, store, named, found, in_log: 0, cursor, ahead: 0, read, told, ended: false };
     let walked = walk.all();
     let left = walk.leave(walked.is_ok());
     walked.and(left)
@@ -133,7 +136,7 @@ impl Walk<'_> {
         let at_opening = damaged_at_opening(self.hub);
         let before = self.found.damaged;
         if let Some(damage) = &at_opening {
-            self.found(false, damage.clone());
+            self.found_in_log(damage.clone());
         }
         match self.scan() {
             Ok(()) => {}
@@ -141,7 +144,7 @@ impl Walk<'_> {
                 let met = damage_of(&error);
                 let place = |damage: &Value| (damage["file"].clone(), damage["offset"].clone());
                 if at_opening.as_ref().map(place) != Some(place(&met)) {
-                    self.found(false, met);
+                    self.found_in_log(met);
                 }
             }
             Err(error) => return Err(error.into()),
@@ -150,7 +153,7 @@ impl Walk<'_> {
         if let Some(ReadOnly::Damaged(why)) = self.hub.engine.read_only()
             && self.found.damaged == before
         {
-            self.found(false, json!({"what": "log", "detail": why}));
+            self.found_in_log(json!({"what": "log", "detail": why}));
         }
         Ok(self.found.damaged == before)
     }
@@ -192,6 +195,16 @@ impl Walk<'_> {
         self.tell(json!({name: what}));
     }
 
+    fn found_in_log(&mut self, what: Value) {
+        self.in_log += 1;
+        self.found(false, what);
+    }
+
+    /// What a run that goes on adds to.
+    fn kept(&self) -> Found {
+        Found { damaged: self.found.damaged - self.in_log, ..self.found }
+    }
+
     /// Whether the thing `name` of a stage was dealt with by the run before this one.
     fn is_past(&self, stage: cursor::Stage, name: &str) -> bool {
         self.cursor.as_ref().is_some_and(|cursor| cursor.is_past(stage, name))
@@ -202,8 +215,9 @@ impl Walk<'_> {
         self.found.bytes += bytes;
         self.read.0 += bytes;
         self.ahead = self.ahead.saturating_sub(bytes);
+        let kept = self.kept();
         let Some(cursor) = &mut self.cursor else { return Ok(()) };
-        cursor.move_to(self.hub, stage, name, self.found)?;
+        cursor.move_to(self.hub, stage, name, kept)?;
         self.progress(stage.what());
         let Some(rate) = self.orders.scrub.and_then(|scrub| scrub.rate) else { return Ok(()) };
         #[allow(clippy::cast_precision_loss, reason = "a pause")]
@@ -231,10 +245,11 @@ impl Walk<'_> {
 
     /// Leaves the cursor for the next run, or takes it away when there is nothing to go on with.
     fn leave(&mut self, well: bool) -> Result<(), HubError> {
+        let kept = self.kept();
         match &mut self.cursor {
             None => Ok(()),
             Some(cursor) if well && !self.ended => cursor.end(self.hub),
-            Some(cursor) => cursor.save(self.hub, self.found),
+            Some(cursor) => cursor.save(self.hub, kept),
         }
     }
 }
@@ -258,3 +273,36 @@ const EVENTS_PER_LINE: u64 = 10_000;
 const PAUSE: Duration = Duration::from_millis(50);
 /// A line at least this often while it pauses.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+    use super::*;
+    use crate::hub::{Caller, Limits, lifecycle::Directory, repos::NewRepo};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn damage_of_the_log_counts_once_however_often_its_scrub_was_interrupted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, limits) = (dir.path().to_owned(), Limits::default());
+        let directory = Directory { data, limits, create_on_push: None, holder: "a test".to_owned(), bucket: None };
+        let hub = Hub::open(directory).unwrap();
+        hub.create_repo(&Caller::Operator, NewRepo::named("alice", "etude")).await.unwrap();
+        let segment = dir.path().join("log").join("seg-00000000000000000001.log");
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let frame = bytes.iter().skip(4_096).position(|byte| *byte != 0).unwrap() + 4_096;
+        bytes[frame + 100] ^= 1;
+        std::fs::write(&segment, &bytes).unwrap();
+        let orders = Orders { deep: true, scrub: Some(Scrub::default()) };
+        for _ in 0..3 {
+            run(&hub, orders, &mut |_| false).unwrap();
+        }
+        let mut last = Value::Null;
+        run(&hub, orders, &mut |line| {
+            last = line;
+            true
+        })
+        .unwrap();
+        assert_eq!(last["result"]["damaged"], 1, "{last}");
+    }
+}
