@@ -272,40 +272,40 @@ async fn object(
     }
 }
 
-/// The right to send or fetch something, in an address.
-#[derive(Deserialize)]
-pub(super) struct WithTicket {
-    pub ticket: Option<String>,
-}
-
-async fn upload_object(arriving: Arriving) -> Answer {
-    let Arriving { hub, name, id, ticket, .. } = &arriving;
+async fn upload_object(asked: ByTicket) -> Answer {
+    let ByTicket { hub, name, id, ticket, .. } = &asked;
     let taking = hub.take_blob(name, id, ticket.clone()).await?;
-    transfer::take_upload(taking, arriving).await
+    transfer::take_upload(taking, asked).await
 }
 
-/// A request with a body that comes by a ticket.
-pub(super) struct Arriving {
+/// A request whose right to send or fetch something is in its address.
+pub(super) struct ByTicket {
     pub hub: Arc<Hub>,
     pub name: RepoName,
-    /// What comes, as the path names it.
+    /// What it is about, as the path names it.
     pub id: String,
+    /// The right; empty if there is none.
     pub ticket: String,
     pub headers: HeaderMap,
     pub body: HttpBody,
 }
 
-impl FromRequest<Arc<Hub>> for Arriving {
+#[derive(Deserialize)]
+struct WithTicket {
+    ticket: Option<String>,
+}
+
+impl FromRequest<Arc<Hub>> for ByTicket {
     type Rejection = HubError;
 
-    async fn from_request(request: Request, hub: &Arc<Hub>) -> Result<Arriving, HubError> {
+    async fn from_request(request: Request, hub: &Arc<Hub>) -> Result<ByTicket, HubError> {
         let (mut parts, body) = request.into_parts();
         // The ticket is the right; a token that is none is refused all the same.
         Caller::from_request_parts(&mut parts, hub).await?;
         let path = Path::<(String, String, String)>::from_request_parts(&mut parts, hub).await?;
         let Query(WithTicket { ticket }) = Query::from_request_parts(&mut parts, hub).await?;
         let (Path((owner, slug, id)), ticket) = (path, ticket.unwrap_or_default());
-        Ok(Arriving { hub: Arc::clone(hub), name: RepoName { owner, slug }, id, ticket, headers: parts.headers, body })
+        Ok(ByTicket { hub: Arc::clone(hub), name: RepoName { owner, slug }, id, ticket, headers: parts.headers, body })
     }
 }
 

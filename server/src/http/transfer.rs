@@ -8,8 +8,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     body::Body as HttpBody,
-    extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header, response::Builder},
+    http::{HeaderValue, StatusCode, header, response::Builder},
     response::Response,
     routing::{get, post},
 };
@@ -19,11 +18,8 @@ use hyper::body::Body as _;
 
 use crate::{
     http::{
-        extract::{Path, Query},
         intake,
-        mwp::{
-            Answer, Arriving, Asked, MSGPACK, WithTicket, built, idempotency_key, map, msgpack, pair, pushed, received,
-        },
+        mwp::{Answer, Asked, ByTicket, MSGPACK, built, idempotency_key, map, msgpack, pair, pushed, received},
         range,
     },
     hub::{
@@ -87,15 +83,9 @@ async fn list_packs(asked: Asked) -> Answer {
     streamed(answer, hub.list_packs(planned).await?)
 }
 
-async fn stored_pack(
-    State(hub): State<Arc<Hub>>,
-    _: Caller,
-    Path((owner, slug, id)): Path<(String, String, String)>,
-    Query(WithTicket { ticket }): Query<WithTicket>,
-    headers: HeaderMap,
-) -> Answer {
-    let name = RepoName { owner, slug };
-    let OpenedPack { pack, len } = hub.open_pack(&name, &id, &ticket.unwrap_or_default()).await?;
+async fn stored_pack(asked: ByTicket) -> Answer {
+    let ByTicket { hub, name, id, ticket, headers, .. } = asked;
+    let OpenedPack { pack, len } = hub.open_pack(&name, &id, &ticket).await?;
     let etag = format!("\"{pack}\"");
     let answer = Response::builder()
         .header(header::ETAG, &etag)
@@ -140,15 +130,15 @@ async fn unpack(asked: Asked) -> Answer {
     Ok(pushed(&answer))
 }
 
-async fn upload_pack(arriving: Arriving) -> Answer {
-    let Arriving { hub, name, id, ticket, .. } = &arriving;
+async fn upload_pack(asked: ByTicket) -> Answer {
+    let ByTicket { hub, name, id, ticket, .. } = &asked;
     let taking = hub.take_pack(name, id, ticket.clone()).await?;
-    take_upload(taking, arriving).await
+    take_upload(taking, asked).await
 }
 
 /// Takes a body that comes by a ticket.
-pub(super) async fn take_upload(mut taking: Taking, arriving: Arriving) -> Answer {
-    let Arriving { headers, mut body, .. } = arriving;
+pub(super) async fn take_upload(mut taking: Taking, asked: ByTicket) -> Answer {
+    let ByTicket { headers, mut body, .. } = asked;
     intake::check_coding(&headers)?;
     if let Some(len) = body.size_hint().exact() {
         taking.length().check(len, true)?;

@@ -73,15 +73,17 @@ impl Hub {
     ) -> Result<Adopted, HubError> {
         names::check_ref(&adoption.branch)?;
         let (repo, view) = self.permitted(caller, owner, slug, Scope::Admin, false).await?;
-        let (old, count) = {
-            let refs = view.refs(repo.scope)?;
-            (refs.iter().find(|row| row.name == adoption.branch).map(|row| row.head), refs.len())
-        };
-        if let Some(text) = self.too_many_refs(count).filter(|_| old.is_none()) {
-            return Err(HubError::TooLarge(text));
-        }
         let (max, scope, commit) = (self.limits.walk_commits_max, repo.scope, adoption.commit);
-        let history = self.blocking(move || History::of(&view, scope, commit, max)).await?;
+        let (hub, branch) = (Arc::clone(self), adoption.branch.clone());
+        let read = move || {
+            let refs = view.refs(scope)?;
+            let old = refs.iter().find(|row| row.name == branch).map(|row| row.head);
+            match hub.too_many_refs(refs.len()).filter(|_| old.is_none()) {
+                Some(text) => Err(HubError::TooLarge(text)),
+                None => Ok((old, refs.len(), History::of(&view, scope, commit, max)?)),
+            }
+        };
+        let (old, count, history) = self.blocking(read).await?;
         if history.missing.objects.contains(&(Kind::Commit, commit)) {
             return Err(HubError::NotFound(format!("{owner}/{slug} has no commit {commit}")));
         }
