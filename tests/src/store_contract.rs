@@ -124,6 +124,11 @@ fn many_keys_go_at_once_and_nothing_beside_them(store: &dyn ObjectStore) {
     }
     // Some that are not there, one that is named twice.
     let keys: Vec<_> = (11..=35).chain([12]).map(StoreKey::slot).collect();
+    let ends: Vec<_> = store.read_tails(&[9, 10, 12].map(StoreKey::slot), 5);
+    assert!(ends.len() == 1 && ends[0].as_ref().unwrap_err().is_not_found(), "nothing after what is not there");
+    let ends = store.read_tails(&[29, 30, 31, 10].map(StoreKey::slot), 5);
+    let found = ends.iter().map(|end| end.as_ref().ok().map(|(bytes, size)| (&bytes[..], *size)));
+    assert_eq!(found.collect::<Vec<_>>(), [Some((&b"x"[..], 1)), Some((b"x", 1)), None]);
     store.delete_all(&keys).unwrap();
     store.delete_all(&keys).unwrap();
     store.delete_all(&[]).unwrap();

@@ -8,6 +8,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{
     footer::{TRAILER_LEN, Trailer},
     header::{BLOCK_LEN, SegmentHeader},
@@ -156,19 +158,31 @@ impl BucketLog {
     /// server that slept has the chain of another group before it.
     fn slots(&mut self, tail: &Tail) -> Result<Looked> {
         let (mut groups, mut bytes, mut next) = (Vec::new(), 0, *tail);
+        let mut met = self.met.take().filter(|(ordinal, _)| *ordinal == next.ordinal).map(|(_, slot)| slot);
         while groups.len() < LOOK_SLOTS_MAX && bytes < LOOK_BYTES_MAX {
-            let met = self.met.take().filter(|(ordinal, _)| *ordinal == next.ordinal);
-            let slot = match met {
-                Some((_, slot)) => Some(slot),
-                None => self.slot(next.ordinal)?,
+            let slots = match met.take() {
+                Some(slot) => vec![Ok(Some(slot))],
+                // Who is far behind catches up faster than others write.
+                None if bytes > SMALL_SLOTS_BYTES => self.slots_at(next.ordinal, 1),
+                None => self.slots_at(next.ordinal, (groups.len() as u64).clamp(1, SLOTS_AT_ONCE)),
             };
-            let Some(slot) = slot else { return Ok(Looked { groups, at_end: true }) };
-            let group = slot.group(&next)?;
-            bytes += group.stored_bytes();
-            (next.next, next.ordinal, next.chain) = (group.last.next(), next.ordinal + 1, group.chain);
-            groups.push(group);
+            for slot in slots {
+                let Some(slot) = slot? else { return Ok(Looked { groups, at_end: true }) };
+                let group = slot.group(&next)?;
+                bytes += group.stored_bytes();
+                (next.next, next.ordinal, next.chain) = (group.last.next(), next.ordinal + 1, group.chain);
+                groups.push(group);
+            }
         }
         Ok(Looked { groups, at_end: false })
+    }
+
+    /// This many slots from an ordinal on, up to the first that is not there.
+    fn slots_at(&self, first: u64, count: u64) -> Vec<Result<Option<Slot>>> {
+        let ordinals = first..first + count;
+        let keys: Vec<StoreKey> = ordinals.clone().map(StoreKey::slot).collect();
+        let read = self.store.read_tails(&keys, SLOT_BYTES_MAX);
+        ordinals.zip(read).map(|(ordinal, read)| self.decoded(ordinal, read)).collect()
     }
 
     /// Sees which segments were sealed since the last look.
@@ -233,8 +247,12 @@ impl BucketLog {
 
     /// The slot of an ordinal; `None` if there is none.
     fn slot(&self, ordinal: u64) -> Result<Option<Slot>> {
+        self.decoded(ordinal, self.store.read_tail(&StoreKey::slot(ordinal), SLOT_BYTES_MAX))
+    }
+
+    fn decoded(&self, ordinal: u64, read: Result<(Bytes, u64)>) -> Result<Option<Slot>> {
         let key = StoreKey::slot(ordinal);
-        let (object, size) = match self.store.read_tail(&key, SLOT_BYTES_MAX) {
+        let (object, size) = match read {
             Err(error) if error.is_not_found() => return Ok(None),
             read => read?,
         };
@@ -249,6 +267,9 @@ impl BucketLog {
 const OTHER_LOG: &str = "the local copy of the log is not a beginning of the one in the bucket";
 /// A look brings at most this many slots,
 const LOOK_SLOTS_MAX: usize = 64;
+/// of them so many at once, if as many were there before them and they were small (all of them together),
+const SLOTS_AT_ONCE: u64 = 8;
+const SMALL_SLOTS_BYTES: u64 = 1 << 20;
 /// or stops behind this many bytes.
 const LOOK_BYTES_MAX: u64 = 8 << 20;
 /// No sealed segment of a bucket log is larger: its own size, one group, the footer.

@@ -120,6 +120,18 @@ pub trait ObjectStore: Send + Sync {
     fn read(&self, key: &StoreKey, offset: u64, len: u64) -> Result<Bytes>;
     /// The last `len` bytes (all, if there are fewer) and the size, in one request; `NotFound` without the key.
     fn read_tail(&self, key: &StoreKey, len: u64) -> Result<(Bytes, u64)>;
+    /// [`ObjectStore::read_tail`] of each of these, in order, up to the first that fails or is not there. A store that is far away asks
+    /// for all of them at once.
+    fn read_tails(&self, keys: &[StoreKey], len: u64) -> Vec<Result<(Bytes, u64)>> {
+        let mut read = Vec::with_capacity(keys.len());
+        for key in keys {
+            read.push(self.read_tail(key, len));
+            if read.last().is_some_and(Result::is_err) {
+                break;
+            }
+        }
+        read
+    }
     /// A hint: much of these objects will be read soon, in this order.
     fn prefetch(&self, _soon: Vec<Soon>) -> Prefetch {
         Prefetch::default()

@@ -61,8 +61,8 @@ pub(crate) struct WriterCore {
     fresh: bool,
     /// Others have written: look before anything is decided.
     behind: bool,
-    /// Groups of ours that followed each other at once, without a look between them.
-    in_a_row: u64,
+    /// Groups of ours since the last look; those of a busy server count [`others::BUSY_WEIGHT`] each.
+    unlooked: u64,
     /// Ordinal of the last group that another server wrote.
     others: Option<u64>,
     /// Rolling found no room: not tried again before somebody proposes.
@@ -113,7 +113,7 @@ impl WriterCore {
             adopting: VecDeque::new(),
             fresh: false,
             behind: false,
-            in_a_row: 0,
+            unlooked: 0,
             others: None,
             held_back: false,
             stopping: false,
@@ -281,7 +281,8 @@ impl WriterCore {
         self.advance(pending.events, pending.bytes, (pending.end, pending.chain, pending.time_ms), out);
         // Nobody else wrote this ordinal, so what was decided before it was decided on the newest state.
         self.fresh = true;
-        self.in_a_row = if self.waiting.is_empty() { 0 } else { self.in_a_row + 1 };
+        let busy = pending.asked.len() > 1 || !self.waiting.is_empty();
+        self.unlooked += if busy { others::BUSY_WEIGHT } else { 1 };
         out.extend(pending.asked.into_iter().map(|asked| Output::Reply(asked.ticket, asked.outcome)));
     }
 

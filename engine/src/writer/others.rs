@@ -26,11 +26,12 @@ pub(super) struct Adoption {
 
 impl WriterCore {
     /// Whoever writes group after group leaves the others, who must read what he wrote first, no moment to write. So he looks
-    /// in between, which takes him as long as it takes them: after each group where others write, and rarely else, since
-    /// those who never get a turn cannot be seen.
+    /// in between, which takes him as long as it takes them: a busy one after each group where others write, and rarely else,
+    /// since those who never get a turn cannot be seen. One caller who asks again and again is slower than they are; but he
+    /// may keep step with one of them.
     pub(super) fn gives_way(&self) -> bool {
         let crowded = self.others.is_some_and(|ordinal| self.sequence - ordinal <= CROWDED_WRITES);
-        self.shared.is_some() && self.in_a_row >= if crowded { 1 } else { ALONE_WRITES_MAX }
+        self.shared.is_some() && self.unlooked >= if crowded { BUSY_WEIGHT } else { UNLOOKED_MAX }
     }
 
     pub(super) fn taken(&mut self) {
@@ -78,7 +79,7 @@ impl WriterCore {
         if !matches!(self.doing, Doing::Look) {
             return;
         }
-        (self.doing, self.in_a_row) = (Doing::Nothing, 0);
+        (self.doing, self.unlooked) = (Doing::Nothing, 0);
         match looked {
             Ok(looked) => {
                 (self.behind, self.fresh) = (!looked.at_end, looked.at_end);
@@ -136,5 +137,7 @@ fn unsure(push: PushId, why: &Reason) -> Outcome {
 
 /// Another server wrote one of so many groups: it will again.
 pub(super) const CROWDED_WRITES: u64 = 64;
-/// Groups in a row of a server that seems to be alone.
-pub(super) const ALONE_WRITES_MAX: u64 = 16;
+/// What a group counts that several asked for, or that others waited behind.
+pub(super) const BUSY_WEIGHT: u64 = 4;
+/// How much is written without a look by a server that seems to be alone.
+const UNLOOKED_MAX: u64 = 16;

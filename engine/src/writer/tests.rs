@@ -224,20 +224,27 @@ fn who_writes_group_after_group_into_a_shared_log_gives_way_after_each_where_oth
     // The state machine believes in a file of this size.
     (writer.active.capacity, writer.segment_bytes) = (1 << 20, 1 << 20);
     let mut numbers = 1..;
-    assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 16);
+    assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 4);
     writer.others = Some(writer.sequence - 1);
     for _ in 0..30 {
         assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 1);
     }
     // Nobody was seen for a while.
     writer.others = Some(writer.sequence - CROWDED_WRITES - 1);
-    assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 16);
-    // Who is not busy leaves moments enough.
+    assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 4);
+    // Who is not busy looks before every fourth.
     writer.others = Some(writer.sequence - 1);
+    let mut looks = 0;
     for number in numbers.by_ref().take(40) {
-        assert_eq!(names(&writer.step(Input::Proposals(vec![(number, create(number))], number))), ["append"]);
+        let mut out = writer.step(Input::Proposals(vec![(number, create(number))], number));
+        if names(&out) == ["look"] {
+            looks += 1;
+            out = writer.step(Input::Looked(Ok(Looked { groups: Vec::new(), at_end: true })));
+        }
+        assert_eq!(names(&out), ["append"]);
         assert_eq!(names(&writer.step(Input::Appended(Io::Done))), ["publish", "reply"]);
     }
+    assert_eq!(looks, 10);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tokio::runtime::Runtime;
 
 use self::{
@@ -305,6 +306,18 @@ impl Inner {
     }
 }
 
+/// The last bytes of an object, and its size.
+async fn tail(inner: Arc<Inner>, key: StoreKey, len: u64) -> Result<(Bytes, u64)> {
+    again(|| async {
+        match inner.get(&key, Range::Tail(len)).await {
+            // An empty object has no last byte.
+            Err((Failure::Range, _)) => Ok((Bytes::new(), 0)),
+            got => got,
+        }
+    })
+    .await
+}
+
 fn broken_off(key: &StoreKey, why: &str) -> Error {
     Error::new(ErrorKind::Unavailable, format!("reading {key}: the answer broke off: {why}"))
 }
@@ -364,17 +377,15 @@ impl ObjectStore for S3Store {
         if len == 0 {
             return Ok((Bytes::new(), self.size(key)?));
         }
-        let wanted = key.clone();
-        self.ask(move |inner| async move {
-            again(|| async {
-                match inner.get(&wanted, Range::Tail(len)).await {
-                    // An empty object has no last byte.
-                    Err((Failure::Range, _)) => Ok((Bytes::new(), 0)),
-                    got => got,
-                }
-            })
-            .await
-        })
+        self.wait(tail(Arc::clone(&self.inner), key.clone(), len))?
+    }
+
+    fn read_tails(&self, keys: &[StoreKey], len: u64) -> Vec<Result<(Bytes, u64)>> {
+        let asked = keys.iter().map(|key| tail(Arc::clone(&self.inner), key.clone(), len.max(1)));
+        let mut read = self.wait(join_all(asked)).unwrap_or_else(|error| vec![Err(error)]);
+        let after = read.iter().position(Result::is_err).map_or(read.len(), |at| at + 1);
+        read.truncate(after);
+        read
     }
 
     fn prefetch(&self, soon: Vec<Soon>) -> Prefetch {

@@ -286,7 +286,7 @@ const QUEUED_MAX: Duration = Duration::from_secs(1);
 /// Objects that come at once, as long as they are small: they mostly wait for an answer to begin.
 const OBJECTS_AT_ONCE: usize = 16;
 /// A larger one takes the room of several: the more come at once, the later the first is there.
-const LARGE_BYTES: u64 = 1 << 20;
+const LARGE_BYTES: u64 = 4 << 20;
 const LARGE_PARTS: u32 = 4;
 /// Bytes of ranges that came, or come, and were not used yet.
 const RANGE_BYTES_AHEAD: usize = 64 << 20;
