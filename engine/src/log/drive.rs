@@ -88,6 +88,8 @@ struct Writer {
     replies: BTreeMap<Ticket, Reply>,
     looks: BTreeMap<Ticket, LookReply>,
     next_ticket: Ticket,
+    /// Of the proposals of this turn.
+    taken_bytes: u64,
     lock: Option<Box<dyn DiskLock>>,
     stopped: Option<bool>,
 }
@@ -122,6 +124,7 @@ impl Drive {
             replies: BTreeMap::new(),
             looks: BTreeMap::new(),
             next_ticket: 0,
+            taken_bytes: 0,
             lock: Some(driven.lock),
             stopped: None,
         };
@@ -345,28 +348,34 @@ impl Drive {
     }
 
     fn turn(&self, mut writer: MutexGuard<'_, Writer>) {
-        let (mut batch, mut looks, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while bytes < TURN_BYTES
+        writer.taken_bytes = 0;
+        let asked = self.take_queued(&mut writer);
+        if asked.is_empty() {
+            return;
+        }
+        let answers = self.run(&mut writer, asked);
+        drop(writer);
+        answer(answers);
+    }
+
+    /// What is queued, as far as there is room for it in this turn.
+    fn take_queued(&self, writer: &mut Writer) -> Vec<Input> {
+        let (mut batch, mut looks, before) = (Vec::new(), Vec::new(), writer.taken_bytes);
+        while writer.taken_bytes < TURN_BYTES
             && let Ok(queued) = self.queue_out.try_recv()
         {
             match queued {
-                Queued::Proposal { proposal, bytes: more, reply } => {
-                    bytes += more;
+                Queued::Proposal { proposal, bytes, reply } => {
+                    writer.taken_bytes += bytes;
                     batch.push((writer.ticket(reply), proposal));
                 }
                 Queued::Look(reply) => looks.push(writer.look_ticket(reply)),
             }
         }
-        if batch.is_empty() && looks.is_empty() {
-            return;
-        }
-        self.queue_bytes.fetch_sub(bytes, Ordering::SeqCst);
+        self.queue_bytes.fetch_sub(writer.taken_bytes - before, Ordering::SeqCst);
         // Proposals first: a group that is written answers the looks as well.
         let proposals = (!batch.is_empty()).then(|| Input::Proposals(batch, self.parts.clock.now_ms()));
-        let looks = (!looks.is_empty()).then_some(Input::Looks(looks));
-        let answers = self.run(&mut writer, proposals.into_iter().chain(looks));
-        drop(writer);
-        answer(answers);
+        proposals.into_iter().chain((!looks.is_empty()).then_some(Input::Looks(looks))).collect()
     }
 
     /// Steps the writer until it wants nothing more.
@@ -382,9 +391,15 @@ impl Drive {
         }
         inputs.extend(writer.made(&self.parts, false));
         inputs.extend(asked);
-        while let Some(input) = inputs.pop_front() {
+        let mut look = None;
+        while let Some(input) = inputs.pop_front().or_else(|| writer.look(&look.take()?, &self.published)) {
             for output in writer.core.step(input) {
                 match output {
+                    // Who came meanwhile goes along: what the look finds is newer than all that they ask for.
+                    Output::Look(tail) => {
+                        inputs.extend(self.take_queued(writer));
+                        look = Some(tail);
+                    }
                     Output::Reply(ticket, outcome) => {
                         let reply = writer.replies.remove(&ticket);
                         answers.extend(reply.map(|reply| Answer::Outcome(reply, outcome)));
@@ -408,7 +423,6 @@ impl Drive {
         match output {
             Output::Append { offset, bytes, tail, chain } => Some(writer.append(offset, &bytes, &tail, chain)),
             Output::Adopt { offset, bytes } => Some(Input::Appended(writer.files.append(offset, &bytes))),
-            Output::Look(tail) => writer.look(&tail, &self.published),
             Output::Prepare { capacity } => writer.prepare(&self.parts, capacity),
             Output::Activate(header) => {
                 let io = writer.files.activate(&header);
@@ -436,7 +450,7 @@ impl Drive {
                 writer.stopped = Some(marked);
                 None
             }
-            Output::Reply(..) | Output::ReplyLook(..) => None,
+            Output::Reply(..) | Output::ReplyLook(..) | Output::Look(_) => None,
         }
     }
 
