@@ -23,7 +23,7 @@ use crate::{
     id::{ChainHash, LogId, Position},
     planted::{self, PlantedBug},
     store::{ObjectStore, StoreKey},
-    writer::{Looked, Tail},
+    writer::{After, Looked, Tail},
 };
 
 /// The bucket's side of a log.
@@ -32,7 +32,7 @@ pub(crate) struct BucketLog {
     random: Arc<dyn Random>,
     log: LogId,
     floor: Floor,
-    /// The slot that was in the way of a group, for the look that follows.
+    /// The slot that was in the way of a group and was not sealed after it was read, for the look that follows.
     met: Option<(u64, Slot)>,
 }
 
@@ -97,6 +97,7 @@ impl BucketLog {
     }
 
     fn try_commit(&mut self, tail: &Tail, frames: &[u8], chain: ChainHash) -> Result<Committed> {
+        self.met = None;
         let batch = random16(&*self.random)?;
         let key = StoreKey::slot(tail.ordinal);
         let created = self.store.create(&key, &slot::encode(self.log, tail, batch, frames));
@@ -109,7 +110,11 @@ impl BucketLog {
         if planted::is(PlantedBug::FloorNotRead) {
             return Ok(if won { Committed::Done } else { Committed::Taken });
         }
-        self.raise_floor()?;
+        let raised = self.raise_floor();
+        if raised.is_err() || tail.ordinal < self.floor.ordinal {
+            self.met = None;
+        }
+        raised?;
         if tail.ordinal >= self.floor.ordinal {
             return Ok(if won { Committed::Done } else { Committed::Taken });
         }
@@ -137,10 +142,14 @@ impl BucketLog {
         }
     }
 
-    /// What stands in the bucket from `tail` on. Not all of it, if it is much: then `at_end` is false.
+    /// What stands in the bucket from `tail` on. Not all of it, if it is much; and only the slot that was in the way of a group, if
+    /// there was one: it was read, and then the floor, so that it counts, and a look for more would come too late for the next one.
     pub(crate) fn look(&mut self, tail: &Tail) -> Result<Looked> {
         if self.floor.ordinal > tail.ordinal {
-            return Ok(Looked { groups: self.segment(tail)?, at_end: false });
+            return Ok(Looked { groups: self.segment(tail)?, after: After::More });
+        }
+        if let Some((_, slot)) = self.met.take().filter(|(ordinal, _)| *ordinal == tail.ordinal) {
+            return Ok(Looked { groups: vec![slot.group(tail)?], after: After::Unasked });
         }
         let read = self.slots(tail);
         if planted::is(PlantedBug::SlotsBelieved) {
@@ -149,32 +158,27 @@ impl BucketLog {
         self.raise_floor()?;
         if self.floor.ordinal > tail.ordinal {
             // Slots that were read, or found absent or odd, may be of the time after the sealing: only the segment counts.
-            return Ok(Looked { groups: self.segment(tail)?, at_end: false });
+            return Ok(Looked { groups: self.segment(tail)?, after: After::More });
         }
         read
     }
 
     /// The slots from `tail` on. Whether they count is to be asked after this, even of an error: a slot that was left behind by a
     /// server that slept has the chain of another group before it.
-    fn slots(&mut self, tail: &Tail) -> Result<Looked> {
+    fn slots(&self, tail: &Tail) -> Result<Looked> {
         let (mut groups, mut bytes, mut next) = (Vec::new(), 0, *tail);
-        let mut met = self.met.take().filter(|(ordinal, _)| *ordinal == next.ordinal).map(|(_, slot)| slot);
         while groups.len() < LOOK_SLOTS_MAX && bytes < LOOK_BYTES_MAX {
-            let slots = match met.take() {
-                Some(slot) => vec![Ok(Some(slot))],
-                // Who is far behind catches up faster than others write.
-                None if bytes > SMALL_SLOTS_BYTES => self.slots_at(next.ordinal, 1),
-                None => self.slots_at(next.ordinal, (groups.len() as u64).clamp(1, SLOTS_AT_ONCE)),
-            };
-            for slot in slots {
-                let Some(slot) = slot? else { return Ok(Looked { groups, at_end: true }) };
+            // Who is far behind catches up faster than others write.
+            let ahead = if bytes > SMALL_SLOTS_BYTES { 1 } else { (groups.len() as u64).clamp(1, SLOTS_AT_ONCE) };
+            for slot in self.slots_at(next.ordinal, ahead) {
+                let Some(slot) = slot? else { return Ok(Looked { groups, after: After::Nothing }) };
                 let group = slot.group(&next)?;
                 bytes += group.stored_bytes();
                 (next.next, next.ordinal, next.chain) = (group.last.next(), next.ordinal + 1, group.chain);
                 groups.push(group);
             }
         }
-        Ok(Looked { groups, at_end: false })
+        Ok(Looked { groups, after: After::More })
     }
 
     /// This many slots from an ordinal on, up to the first that is not there.

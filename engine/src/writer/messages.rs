@@ -54,12 +54,23 @@ pub(crate) enum Io {
     Lost(String),
 }
 
+/// What stands after what a look found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum After {
+    /// Nothing: this was the end after the look had begun.
+    Nothing,
+    /// More: look again.
+    More,
+    /// Nobody asked. Whoever writes there will learn it.
+    Unasked,
+}
+
 /// What a look into the bucket found.
 pub(crate) struct Looked {
     /// Groups that come next, in order.
     pub(crate) groups: Vec<RawGroup>,
-    /// After them there was nothing.
-    pub(crate) at_end: bool,
+    /// What stands after them.
+    pub(crate) after: After,
 }
 
 /// Where a bucket log goes on, as far as it is known here.

@@ -32,7 +32,7 @@ use crate::{
     },
 };
 use group::{Pending, answer_lost};
-pub(crate) use messages::{Committed, Handover, Input, Io, Looked, Output, Tail, Ticket};
+pub(crate) use messages::{After, Committed, Handover, Input, Io, Looked, Output, Tail, Ticket};
 use others::Adoption;
 use roll::Spare;
 

@@ -4,7 +4,7 @@
 //! answered only on a state that was the newest after its proposal came.
 
 use super::{
-    Doing, Looked, Output, WriterCore,
+    After, Doing, Looked, Output, WriterCore,
     group::{Kept, Pending},
 };
 use crate::{
@@ -82,7 +82,7 @@ impl WriterCore {
         (self.doing, self.unlooked) = (Doing::Nothing, 0);
         match looked {
             Ok(looked) => {
-                (self.behind, self.fresh) = (!looked.at_end, looked.at_end);
+                (self.behind, self.fresh) = (looked.after == After::More, looked.after == After::Nothing);
                 self.adopting.extend(looked.groups);
             }
             Err(reason) => self.refuse_waiting(&reason, out),

@@ -208,7 +208,7 @@ fn groups_before_a_look(writer: &mut WriterCore, numbers: &mut std::ops::RangeFr
         assert_eq!(propose(writer), [""; 0], "it waits for the group that is under way");
         let out = writer.step(Input::Appended(Io::Done));
         if names(&out) == ["publish", "reply", "look"] {
-            let nothing = Looked { groups: Vec::new(), at_end: true };
+            let nothing = Looked { groups: Vec::new(), after: After::Nothing };
             assert_eq!(names(&writer.step(Input::Looked(Ok(nothing)))), ["append"]);
             assert_eq!(names(&writer.step(Input::Appended(Io::Done))), ["publish", "reply"]);
             return groups;
@@ -239,7 +239,7 @@ fn who_writes_group_after_group_into_a_shared_log_gives_way_after_each_where_oth
         let mut out = writer.step(Input::Proposals(vec![(number, create(number))], number));
         if names(&out) == ["look"] {
             looks += 1;
-            out = writer.step(Input::Looked(Ok(Looked { groups: Vec::new(), at_end: true })));
+            out = writer.step(Input::Looked(Ok(Looked { groups: Vec::new(), after: After::Nothing })));
         }
         assert_eq!(names(&out), ["append"]);
         assert_eq!(names(&writer.step(Input::Appended(Io::Done))), ["publish", "reply"]);
