@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex, MutexGuard, TryLockError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread::{JoinHandle, ThreadId},
+    thread::ThreadId,
     time::Duration,
 };
 
@@ -20,11 +20,12 @@ use super::{
     anchor::Anchor,
     bucket::{BucketLog, Committed},
     files::{self, LogFiles, make_spare},
+    helper::{Helper, spawn},
     published::Published,
 };
 use crate::{
     clock::random16,
-    disk::{Disk, DiskFile, DiskLock},
+    disk::{DiskFile, DiskLock},
     engine::{Driver, Options, Outcome, Parts, Proposal, ReadOnly, Reason},
     error::{Error, ErrorKind, Result},
     event::EventBody,
@@ -92,13 +93,6 @@ struct Writer {
     taken_bytes: u64,
     lock: Option<Box<dyn DiskLock>>,
     stopped: Option<bool>,
-}
-
-/// The thread that zero-fills spare segments.
-struct Helper {
-    jobs: Sender<u64>,
-    made: Receiver<Result<Arc<dyn DiskFile>>>,
-    thread: JoinHandle<()>,
 }
 
 impl Drive {
@@ -512,9 +506,9 @@ impl Writer {
     /// Has a spare made: by the helper, or at once if there is none.
     fn prepare(&mut self, parts: &Parts, capacity: u64) -> Option<Input> {
         match &self.helper {
-            Some(helper) => match helper.jobs.try_send(capacity) {
-                Ok(()) => None,
-                Err(_) => Some(Input::Prepared(Io::Lost("the helper thread is gone".to_owned()), [0; 16])),
+            Some(helper) => match helper.ask(capacity) {
+                true => None,
+                false => Some(Input::Prepared(Io::Lost("the helper thread is gone".to_owned()), [0; 16])),
             },
             None => Some(self.prepared(parts, make_spare(&*parts.disk, capacity))),
         }
@@ -523,11 +517,7 @@ impl Writer {
     /// The spare that the helper made, if it did (or, with `wait`, when it has).
     fn made(&mut self, parts: &Parts, wait: bool) -> Option<Input> {
         let helper = self.helper.as_ref()?;
-        let made = if wait {
-            helper.made.recv().unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "the helper thread is gone")))
-        } else {
-            helper.made.try_recv().ok()?
-        };
+        let made = helper.made(wait)?;
         Some(self.prepared(parts, made))
     }
 
@@ -541,33 +531,9 @@ impl Writer {
     /// Waits for the helper, so that nothing touches the directory after it is let go.
     fn end_helper(&mut self) {
         if let Some(helper) = self.helper.take() {
-            drop(helper.jobs);
-            if helper.thread.join().is_err() {
-                tracing::error!("the helper thread died");
-            }
+            helper.end();
         }
     }
-}
-
-impl Helper {
-    fn start(disk: Arc<dyn Disk>) -> Result<Helper> {
-        let (jobs, taken) = bounded::<u64>(1);
-        let (done, made) = bounded(1);
-        let thread = spawn("log-spare", move || {
-            while let Ok(capacity) = taken.recv() {
-                if done.send(make_spare(&*disk, capacity)).is_err() {
-                    break;
-                }
-            }
-        })?;
-        Ok(Helper { jobs, made, thread })
-    }
-}
-
-#[allow(clippy::disallowed_methods, reason = "the writer's two threads only drive its state machine")]
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    let builder = std::thread::Builder::new().name(name.to_owned());
-    builder.spawn(run).map_err(|error| Error::io("start a thread", name, error))
 }
 
 fn answer(answers: Vec<Answer>) {

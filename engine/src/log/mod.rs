@@ -13,6 +13,7 @@ pub(crate) mod files;
 pub(crate) mod footer;
 pub(crate) mod frame;
 pub(crate) mod header;
+mod helper;
 pub(crate) mod published;
 pub(crate) mod push_ids;
 pub(crate) mod refold;
