@@ -16,7 +16,7 @@ use reprise_tests::{
         Refs, Repository, Request, Response, Value, clone, ids::sha256_hex, mpack, push, push::bundle_body,
         push::candidates,
     },
-    fixtures,
+    fixtures, seeds,
     server_process::{DataDir, ServerProcess},
     wire_rig::check_refusal,
 };
@@ -119,14 +119,8 @@ fn is_ok(answer: &Response) {
     assert_eq!(answer.decode().unwrap().get("ok"), Some(&Value::Bool(true)), "{}", answer.text());
 }
 
-fn noise(mut seed: u64, len: usize) -> Vec<u8> {
-    let next = || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed.to_le_bytes()
-    };
-    std::iter::repeat_with(next).flatten().take(len).collect()
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    seeds::bytes(&mut seeds::random(seed, 0), len)
 }
 
 #[test]

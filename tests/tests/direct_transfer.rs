@@ -12,7 +12,7 @@ use reprise_tests::{
     client::{
         Refs, Repository, Request, Response, Value, clone, ids::sha256_hex, ls_remote, mpack, push, push::candidates,
     },
-    fixtures,
+    fixtures, seeds,
     server_process::{DataDir, ServerProcess},
     wire_rig::{Hub, check_refusal},
 };
@@ -94,19 +94,10 @@ fn a_clone_far_over_the_stock_clients_limit_streams_in_bounded_memory_and_goes_o
     let hub = Hub::start();
     let mut local = Repository::init();
     local.remote("origin", &hub.url, Some(&hub.token));
-    let mut seed = 1_u64;
-    let mut noise = |len: usize| -> Vec<u8> {
-        let next = || {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed.to_le_bytes()
-        };
-        std::iter::repeat_with(next).flatten().take(len).collect()
-    };
+    let mut random = seeds::random(1, 0);
     let sizes = std::iter::repeat_n(24 << 20, 9).chain(std::iter::repeat_n(30_000, 300));
     let files: Vec<(String, Vec<u8>)> =
-        sizes.enumerate().map(|(number, len)| (format!("file-{number}"), noise(len))).collect();
+        sizes.enumerate().map(|(number, len)| (format!("file-{number}"), seeds::bytes(&mut random, len))).collect();
     for some in files.chunks(31) {
         let changes: Vec<(&str, Option<&[u8]>)> =
             some.iter().map(|(path, content)| (path.as_str(), Some(content.as_slice()))).collect();
