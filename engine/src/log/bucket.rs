@@ -14,7 +14,7 @@ use super::{
     footer::{TRAILER_LEN, Trailer},
     header::{BLOCK_LEN, SegmentHeader},
     scan::{From, GroupReader, RawGroup, Step},
-    slot::{self, SLOT_BYTES_MAX, Slot},
+    slot::{self, Batch, SLOT_BYTES_MAX, ServerId, Slot},
 };
 use crate::{
     clock::{Random, random16},
@@ -32,8 +32,10 @@ pub(crate) struct BucketLog {
     random: Arc<dyn Random>,
     log: LogId,
     floor: Floor,
-    /// The slot that was in the way of a group and was not sealed after it was read, for the look that follows.
-    met: Option<(u64, Slot)>,
+    /// This server, once it has tried to write.
+    me: Option<ServerId>,
+    /// The slot that was in the way of a group and those right behind it, not sealed after they were read, for the look that follows.
+    met: Vec<Slot>,
 }
 
 /// Up to where the log is in sealed segments, as far as this server has seen.
@@ -61,7 +63,7 @@ impl BucketLog {
     /// The log `log` in `store`, of which nothing is known yet.
     pub(crate) fn new(store: Arc<dyn ObjectStore>, random: Arc<dyn Random>, log: LogId) -> BucketLog {
         let floor = Floor { last: Position::ZERO, ordinal: 1, chain: ChainHash([0; 32]) };
-        BucketLog { store, random, log, floor, met: None }
+        BucketLog { store, random, log, floor, me: None, met: Vec::new() }
     }
 
     /// Puts the floor behind the newest of the segments that are sealed here (newest first: first and last position, chain) and
@@ -97,8 +99,8 @@ impl BucketLog {
     }
 
     fn try_commit(&mut self, tail: &Tail, frames: &[u8], chain: ChainHash) -> Result<Committed> {
-        self.met = None;
-        let batch = random16(&*self.random)?;
+        self.met.clear();
+        let batch = self.next_batch()?;
         let key = StoreKey::slot(tail.ordinal);
         let created = self.store.create(&key, &slot::encode(self.log, tail, batch, frames));
         let won = match created {
@@ -112,7 +114,7 @@ impl BucketLog {
         }
         let raised = self.raise_floor();
         if raised.is_err() || tail.ordinal < self.floor.ordinal {
-            self.met = None;
+            self.met.clear();
         }
         raised?;
         if tail.ordinal >= self.floor.ordinal {
@@ -129,12 +131,21 @@ impl BucketLog {
         Ok(Committed::Taken)
     }
 
-    /// Whether the slot that stands there now is that of `batch`. Another one is kept for the look that follows.
-    fn is_mine(&mut self, ordinal: u64, batch: [u8; 16], created: Result<bool>) -> Result<bool> {
-        match self.slot(ordinal)? {
+    fn next_batch(&mut self) -> Result<Batch> {
+        let mut batch = random16(&*self.random)?;
+        let me = *self.me.get_or_insert_with(|| slot::server(&batch));
+        batch[..me.len()].copy_from_slice(&me);
+        Ok(batch)
+    }
+
+    /// Whether the slot that stands there now is that of `batch`. Others are kept for the look that follows.
+    fn is_mine(&mut self, ordinal: u64, batch: Batch, created: Result<bool>) -> Result<bool> {
+        let mut slots = self.slots_at(ordinal, SLOTS_MET).into_iter();
+        match slots.next().transpose()?.flatten() {
             Some(slot) if slot.batch == batch => Ok(true),
             Some(slot) => {
-                self.met = Some((ordinal, slot));
+                // What could not be read is asked for again when its turn comes.
+                self.met = std::iter::once(slot).chain(slots.map_while(|slot| slot.ok().flatten())).collect();
                 Ok(false)
             }
             // It stood there a moment ago: sealed since.
@@ -142,16 +153,18 @@ impl BucketLog {
         }
     }
 
-    /// What stands in the bucket from `tail` on. Not all of it, if it is much; and only the slot that was in the way of a group, if
-    /// there was one: it was read, and then the floor, so that it counts, and a look for more would come too late for the next one.
-    pub(crate) fn look(&mut self, tail: &Tail) -> Result<Looked> {
+    /// What stands in the bucket from `tail` on. Not all of it, if it is much; and what was in the way of a group, if something was:
+    /// it was read, and then the floor, so that it counts, and a look for more would come too late for the next ordinal. With
+    /// `crowded` the next group is expected to be there.
+    pub(crate) fn look(&mut self, tail: &Tail, crowded: bool) -> Result<Looked> {
         if self.floor.ordinal > tail.ordinal {
             return Ok(Looked { groups: self.segment(tail)?, after: After::More });
         }
-        if let Some((_, slot)) = self.met.take().filter(|(ordinal, _)| *ordinal == tail.ordinal) {
-            return Ok(Looked { groups: vec![slot.group(tail)?], after: After::Unasked });
+        let met = std::mem::take(&mut self.met);
+        if met.first().is_some_and(|slot| slot.ordinal == tail.ordinal) {
+            return self.met(tail, &met);
         }
-        let read = self.slots(tail);
+        let read = self.slots(tail, crowded);
         if planted::is(PlantedBug::SlotsBelieved) {
             return read;
         }
@@ -163,18 +176,37 @@ impl BucketLog {
         read
     }
 
+    /// The groups of slots that were read before.
+    fn met(&self, tail: &Tail, slots: &[Slot]) -> Result<Looked> {
+        let (mut groups, mut next) = (Vec::with_capacity(slots.len()), *tail);
+        for slot in slots {
+            groups.push(self.group(slot, &mut next)?);
+        }
+        // Whoever waits may have come after they were read.
+        let after = if slots.len() as u64 == SLOTS_MET { After::More } else { After::Unasked };
+        Ok(Looked { groups, after })
+    }
+
+    /// The group of a slot, which is to follow `next`; moves `next` behind it.
+    fn group(&self, slot: &Slot, next: &mut Tail) -> Result<RawGroup> {
+        let mut group = slot.group(next)?;
+        (next.next, next.ordinal, next.chain) = (group.last.next(), next.ordinal + 1, group.chain);
+        group.server = Some(slot::server(&slot.batch)).filter(|server| self.me != Some(*server));
+        Ok(group)
+    }
+
     /// The slots from `tail` on. Whether they count is to be asked after this, even of an error: a slot that was left behind by a
     /// server that slept has the chain of another group before it.
-    fn slots(&self, tail: &Tail) -> Result<Looked> {
+    fn slots(&self, tail: &Tail, crowded: bool) -> Result<Looked> {
         let (mut groups, mut bytes, mut next) = (Vec::new(), 0, *tail);
         while groups.len() < LOOK_SLOTS_MAX && bytes < LOOK_BYTES_MAX {
             // Who is far behind catches up faster than others write.
-            let ahead = if bytes > SMALL_SLOTS_BYTES { 1 } else { (groups.len() as u64).clamp(1, SLOTS_AT_ONCE) };
+            let least = if crowded { 2 } else { 1 };
+            let ahead = if bytes > SMALL_SLOTS_BYTES { 1 } else { (groups.len() as u64).clamp(least, SLOTS_AT_ONCE) };
             for slot in self.slots_at(next.ordinal, ahead) {
                 let Some(slot) = slot? else { return Ok(Looked { groups, after: After::Nothing }) };
-                let group = slot.group(&next)?;
+                let group = self.group(&slot, &mut next)?;
                 bytes += group.stored_bytes();
-                (next.next, next.ordinal, next.chain) = (group.last.next(), next.ordinal + 1, group.chain);
                 groups.push(group);
             }
         }
@@ -249,11 +281,6 @@ impl BucketLog {
         Ok(groups)
     }
 
-    /// The slot of an ordinal; `None` if there is none.
-    fn slot(&self, ordinal: u64) -> Result<Option<Slot>> {
-        self.decoded(ordinal, self.store.read_tail(&StoreKey::slot(ordinal), SLOT_BYTES_MAX))
-    }
-
     fn decoded(&self, ordinal: u64, read: Result<(Bytes, u64)>) -> Result<Option<Slot>> {
         let key = StoreKey::slot(ordinal);
         let (object, size) = match read {
@@ -269,6 +296,8 @@ impl BucketLog {
 }
 
 const OTHER_LOG: &str = "the local copy of the log is not a beginning of the one in the bucket";
+/// Who lost an ordinal reads this many slots at once: by then its winner may have written the next one too.
+const SLOTS_MET: u64 = 3;
 /// A look brings at most this many slots,
 const LOOK_SLOTS_MAX: usize = 64;
 /// of them so many at once, if as many were there before them and they were small (all of them together),

@@ -386,13 +386,13 @@ impl Drive {
         inputs.extend(writer.made(&self.parts, false));
         inputs.extend(asked);
         let mut look = None;
-        while let Some(input) = inputs.pop_front().or_else(|| writer.look(&look.take()?, &self.published)) {
+        while let Some(input) = inputs.pop_front().or_else(|| writer.look(look.take()?, &self.published)) {
             for output in writer.core.step(input) {
                 match output {
                     // Who came meanwhile goes along: what the look finds is newer than all that they ask for.
-                    Output::Look(tail) => {
+                    Output::Look { tail, crowded } => {
                         inputs.extend(self.take_queued(writer));
-                        look = Some(tail);
+                        look = Some((tail, crowded));
                     }
                     Output::Reply(ticket, outcome) => {
                         let reply = writer.replies.remove(&ticket);
@@ -444,7 +444,7 @@ impl Drive {
                 writer.stopped = Some(marked);
                 None
             }
-            Output::Reply(..) | Output::ReplyLook(..) | Output::Look(_) => None,
+            Output::Reply(..) | Output::ReplyLook(..) | Output::Look { .. } => None,
         }
     }
 
@@ -497,8 +497,8 @@ impl Writer {
         }
     }
 
-    fn look(&mut self, tail: &Tail, published: &Published) -> Option<Input> {
-        let looked = self.bucket.as_mut()?.look(tail);
+    fn look(&mut self, (tail, crowded): (Tail, bool), published: &Published) -> Option<Input> {
+        let looked = self.bucket.as_mut()?.look(&tail, crowded);
         let looked = looked.inspect_err(|error| published.met_damage(error));
         Some(Input::Looked(looked.map_err(|error| Reason::Unavailable(error.to_string()))))
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{
     fields::{Fields, size},
     frame::{self, ALIGN, CONTINUES, Draft, FRAME_MAGIC, FrameHeader, HEADER_LEN, Salt},
+    slot::ServerId,
 };
 use crate::{
     disk::DiskFile,
@@ -31,6 +32,8 @@ pub struct RawGroup {
     pub(crate) first: Position,
     pub(crate) last: Position,
     pub(crate) chain: ChainHash,
+    /// Another server that wrote it, if that is known.
+    pub(crate) server: Option<ServerId>,
 }
 
 /// The events of one frame.
@@ -207,6 +210,7 @@ impl GroupReader {
             first: self.next,
             last: Position(next.0 - 1),
             chain,
+            server: None,
         };
         (self.offset, self.next, self.chain) = (at, next, Some(chain));
         self.sequence += 1;

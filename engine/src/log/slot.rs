@@ -21,17 +21,26 @@ use crate::{
     writer::Tail,
 };
 
-/// Names one try of one server to write one group. Random.
+/// Names a server from its start to its end. Random.
+pub(crate) type ServerId = [u8; 8];
+/// Names one try of one server to write one group: the server, then eight random bytes.
 pub(crate) type Batch = [u8; 16];
 
 /// A slot object, its header checked.
 pub(crate) struct Slot {
     key: Arc<str>,
-    ordinal: u64,
+    /// Of which write.
+    pub(crate) ordinal: u64,
     salt: Salt,
     /// Who wrote it.
     pub(crate) batch: Batch,
     frames: Bytes,
+}
+
+/// The server that a batch is of.
+pub(crate) fn server(batch: &Batch) -> ServerId {
+    let [a, b, c, d, e, f, g, h, ..] = *batch;
+    [a, b, c, d, e, f, g, h]
 }
 
 /// The object that puts `frames` at `tail`.

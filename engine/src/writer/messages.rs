@@ -109,7 +109,12 @@ pub(crate) enum Output {
         bytes: Vec<u8>,
     },
     /// Find out what stands in the bucket from here on.
-    Look(Tail),
+    Look {
+        /// From where on.
+        tail: Tail,
+        /// Others are expected to write there now.
+        crowded: bool,
+    },
     /// Make a zero-filled, synced spare file.
     Prepare {
         /// Of this many bytes.

@@ -14,6 +14,7 @@ mod others;
 mod roll;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -35,6 +36,7 @@ use group::{Pending, answer_lost};
 pub(crate) use messages::{After, Committed, Handover, Input, Io, Looked, Output, Tail, Ticket};
 use others::Adoption;
 use roll::Spare;
+use turns::Turns;
 
 /// The writer.
 pub(crate) struct WriterCore {
@@ -61,10 +63,7 @@ pub(crate) struct WriterCore {
     fresh: bool,
     /// Others have written: look before anything is decided.
     behind: bool,
-    /// Groups of ours since the last look; those of a busy server count [`others::BUSY_WEIGHT`] each.
-    unlooked: u64,
-    /// Ordinal of the last group that another server wrote.
-    others: Option<u64>,
+    turns: Turns,
     /// Rolling found no room: not tried again before somebody proposes.
     held_back: bool,
     stopping: bool,
@@ -113,8 +112,7 @@ impl WriterCore {
             adopting: VecDeque::new(),
             fresh: false,
             behind: false,
-            unlooked: 0,
-            others: None,
+            turns: Turns::default(),
             held_back: false,
             stopping: false,
             now_ms: 0,
@@ -138,6 +136,9 @@ impl WriterCore {
             Input::Proposals(proposals, now_ms) => {
                 self.now_ms = now_ms;
                 (self.held_back, self.fresh) = (false, false);
+                if self.waiting.is_empty() {
+                    self.turns.woken(now_ms);
+                }
                 self.waiting.extend(proposals);
             }
             Input::Looks(tickets) => {
@@ -197,9 +198,10 @@ impl WriterCore {
             if let Some(group) = self.adopting.pop_front() {
                 return self.begin_adoption(&group, out);
             }
-            if self.behind || self.waiting.is_empty() || self.gives_way() {
+            let in_turn = self.shared.is_none() || self.turns.is_ours();
+            if self.behind || self.waiting.is_empty() || !in_turn {
                 self.doing = Doing::Look;
-                return out.push(Output::Look(self.tail()));
+                return out.push(Output::Look { tail: self.tail(), crowded: !in_turn });
             }
             if self.begin_group(out) {
                 return;
@@ -282,7 +284,7 @@ impl WriterCore {
         // Nobody else wrote this ordinal, so what was decided before it was decided on the newest state.
         self.fresh = true;
         let busy = pending.asked.len() > 1 || !self.waiting.is_empty();
-        self.unlooked += if busy { others::BUSY_WEIGHT } else { 1 };
+        self.turns.we_wrote(busy, self.now_ms);
         out.extend(pending.asked.into_iter().map(|asked| Output::Reply(asked.ticket, asked.outcome)));
     }
 

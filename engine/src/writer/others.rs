@@ -1,4 +1,4 @@
-//! A log that other servers write too: looking what they wrote, adopting it, deciding again on it, giving way to them.
+//! A log that other servers write too: looking what they wrote, adopting it, deciding again on it.
 //!
 //! Invariants: a group of theirs is adopted only where it follows what is here, with the chain it should have; a refusal is
 //! answered only on a state that was the newest after its proposal came.
@@ -11,7 +11,7 @@ use crate::{
     engine::{Outcome, Proposal, Reason},
     event::Event,
     id::{ChainHash, PushId},
-    log::scan::RawGroup,
+    log::{scan::RawGroup, slot::ServerId},
     planted::{self, PlantedBug},
 };
 
@@ -22,18 +22,10 @@ pub(super) struct Adoption {
     pub(super) end: u64,
     pub(super) chain: ChainHash,
     pub(super) time_ms: u64,
+    server: Option<ServerId>,
 }
 
 impl WriterCore {
-    /// Whoever writes group after group leaves the others, who must read what he wrote first, no moment to write. So he looks
-    /// in between, which takes him as long as it takes them: a busy one after each group where others write, and rarely else,
-    /// since those who never get a turn cannot be seen. One caller who asks again and again is slower than they are; but he
-    /// may keep step with one of them.
-    pub(super) fn gives_way(&self) -> bool {
-        let crowded = self.others.is_some_and(|ordinal| self.sequence - ordinal <= CROWDED_WRITES);
-        self.shared.is_some() && self.unlooked >= if crowded { BUSY_WEIGHT } else { UNLOOKED_MAX }
-    }
-
     pub(super) fn taken(&mut self) {
         match std::mem::replace(&mut self.doing, Doing::Nothing) {
             Doing::Append(pending) => {
@@ -79,9 +71,12 @@ impl WriterCore {
         if !matches!(self.doing, Doing::Look) {
             return;
         }
-        (self.doing, self.unlooked) = (Doing::Nothing, 0);
+        self.doing = Doing::Nothing;
         match looked {
             Ok(looked) => {
+                if looked.groups.is_empty() {
+                    self.turns.nobody_wrote();
+                }
                 (self.behind, self.fresh) = (looked.after == After::More, looked.after == After::Nothing);
                 self.adopting.extend(looked.groups);
             }
@@ -111,7 +106,14 @@ impl WriterCore {
         let end = self.active.end + bytes.len() as u64;
         let stored = group.bodies.iter().map(|body| body.bytes.len() as u64).sum();
         out.push(Output::Adopt { offset: self.active.end, bytes });
-        self.doing = Doing::Adopt(Box::new(Adoption { events, bytes: stored, end, chain, time_ms: group.time_ms }));
+        self.doing = Doing::Adopt(Box::new(Adoption {
+            events,
+            bytes: stored,
+            end,
+            chain,
+            time_ms: group.time_ms,
+            server: group.server,
+        }));
     }
 
     pub(super) fn adopt(&mut self, adoption: Adoption, out: &mut Vec<Output>) {
@@ -121,7 +123,7 @@ impl WriterCore {
             undo.clear();
             self.pushes.note(event.push, *fingerprint, event.position);
         }
-        self.others = Some(self.sequence);
+        self.turns.they_wrote(adoption.server);
         let events = adoption.events.into_iter().map(|(event, _)| event).collect();
         self.advance(events, adoption.bytes, (adoption.end, adoption.chain, adoption.time_ms), out);
     }
@@ -134,10 +136,3 @@ fn unsure(push: PushId, why: &Reason) -> Outcome {
     }
     Outcome::Unknown(push)
 }
-
-/// Another server wrote one of so many groups: it will again.
-pub(super) const CROWDED_WRITES: u64 = 64;
-/// What a group counts that several asked for, or that others waited behind.
-pub(super) const BUSY_WEIGHT: u64 = 4;
-/// How much is written without a look by a server that seems to be alone.
-const UNLOOKED_MAX: u64 = 16;

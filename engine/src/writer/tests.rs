@@ -80,7 +80,7 @@ fn names(out: &[Output]) -> Vec<&'static str> {
     let name = |output: &Output| match output {
         Output::Append { .. } => "append",
         Output::Adopt { .. } => "adopt",
-        Output::Look(_) => "look",
+        Output::Look { .. } => "look",
         Output::ReplyLook(..) => "seen",
         Output::Prepare { .. } => "prepare",
         Output::Activate(_) => "activate",
@@ -188,7 +188,7 @@ fn drive(writer: &mut WriterCore, first: Input, io: &mut dyn FnMut(&str) -> Io) 
                 Output::Activate(_) => inputs.push_back(Input::Activated(io(name))),
                 Output::Seal { .. } => inputs.push_back(Input::Sealed(io(name))),
                 Output::Publish(_) | Output::Reply(..) | Output::Poisoned(_) | Output::Stopped(_) => {}
-                Output::Look(_) | Output::ReplyLook(..) => panic!("a local log has nobody to look for"),
+                Output::Look { .. } | Output::ReplyLook(..) => panic!("a local log has nobody to look for"),
             }
             asked.push(name);
         }

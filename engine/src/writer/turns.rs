@@ -1,0 +1,88 @@
+//! Taking turns in a log that several servers write: who may write next, as one server sees it.
+//!
+//! Invariants: courtesy only, nothing is decided on it that must be right; no clock and no message, only who wrote which group
+//! and how many looks found nothing; whoever has something to write waits for at most [`PATIENCE`] looks in vain, and then writes.
+//!
+//! The winner of an ordinal could go on at once, while the others must first read what he wrote: they come too late for the next one
+//! too, again and again. So after a group of its own a server lets everyone have a group who had one between its last two. Once
+//! they know each other they write in a circle, each as much as came to it meanwhile. Who is new is not waited for: he tries
+//! until he meets a moment when nobody writes. Such a moment comes at each switch of turns by chance, and on purpose after every
+//! [`PAUSE_AFTER`] groups of a server.
+
+use std::collections::BTreeSet;
+
+use crate::log::slot::ServerId;
+
+/// What a server knows of the others' turns.
+#[derive(Default)]
+pub(super) struct Turns {
+    /// They wrote between our last two groups, and nothing since.
+    owed: BTreeSet<ServerId>,
+    /// They wrote since our last group.
+    wrote: BTreeSet<ServerId>,
+    /// Looks that may still find nothing before those who are owed are thought to want nothing.
+    patience: u32,
+    /// Looks of a pause that are still to come.
+    pause: u32,
+    /// Weights of our groups since the last pause.
+    since_pause: u32,
+    /// When our last group was decided.
+    wrote_ms: u64,
+}
+
+impl Turns {
+    /// We may write.
+    pub(super) fn is_ours(&self) -> bool {
+        self.pause == 0 && self.owed.is_empty()
+    }
+
+    /// A group of ours was written. `busy`: several had asked for it, or others waited behind it.
+    pub(super) fn we_wrote(&mut self, busy: bool, now_ms: u64) {
+        self.owed = std::mem::take(&mut self.wrote);
+        (self.patience, self.wrote_ms) = (PATIENCE, now_ms);
+        self.since_pause += 1;
+        if self.since_pause >= PAUSE_AFTER {
+            (self.since_pause, self.pause) = (0, if busy { PAUSE } else { 1 });
+        }
+    }
+
+    /// Another server's group was read; `None`: nobody knows whose.
+    pub(super) fn they_wrote(&mut self, server: Option<ServerId>) {
+        self.patience = PATIENCE;
+        if let Some(server) = server {
+            self.owed.remove(&server);
+            if self.wrote.len() < SERVERS_MAX {
+                self.wrote.insert(server);
+            }
+        }
+    }
+
+    /// A look found nothing.
+    pub(super) fn nobody_wrote(&mut self) {
+        self.pause = self.pause.saturating_sub(1);
+        self.patience = self.patience.saturating_sub(1);
+        if self.patience == 0 {
+            self.owed.clear();
+        }
+    }
+
+    /// Somebody asks for a group after nobody did. If that was long after our last one, whoever waited for his turn has had it.
+    pub(super) fn woken(&mut self, now_ms: u64) {
+        if now_ms.saturating_sub(self.wrote_ms) > LULL_MS {
+            self.owed.clear();
+            self.pause = 0;
+        }
+    }
+}
+
+/// In this many looks a server that has something to write sees our group and writes its own: it looks itself, which takes as long
+/// as ours (one), then asks for the floor and creates its slot (another one); one more for those that are a little slower.
+pub(super) const PATIENCE: u32 = 3;
+/// Pauses are made after so many groups,
+pub(super) const PAUSE_AFTER: u32 = 16;
+/// of so many looks by one who is busy: as long as it takes to lose a slot, to read what was in the way and to try the next.
+pub(super) const PAUSE: u32 = 2;
+/// After this long nobody is waiting for his turn any more.
+pub(super) const LULL_MS: u64 = 500;
+/// So many are known at most; who comes later is not waited for.
+const SERVERS_MAX: usize = 64;
