@@ -368,7 +368,7 @@ impl Drive {
         }
         self.queue_bytes.fetch_sub(writer.taken_bytes - before, Ordering::SeqCst);
         // Proposals first: a group that is written answers the looks as well.
-        let proposals = (!batch.is_empty()).then(|| Input::Proposals(batch, self.parts.clock.now_ms()));
+        let proposals = (!batch.is_empty()).then(|| Input::Proposals(batch));
         proposals.into_iter().chain((!looks.is_empty()).then_some(Input::Looks(looks))).collect()
     }
 
@@ -387,7 +387,7 @@ impl Drive {
         inputs.extend(asked);
         let mut look = None;
         while let Some(input) = inputs.pop_front().or_else(|| writer.look(look.take()?, &self.published)) {
-            for output in writer.core.step(input) {
+            for output in writer.core.step(input, self.parts.clock.now_ms()) {
                 match output {
                     // Who came meanwhile goes along: what the look finds is newer than all that they ask for.
                     Output::Look { tail, crowded } => {

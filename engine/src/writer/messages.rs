@@ -17,8 +17,8 @@ pub(crate) type Ticket = u64;
 
 /// What happens to the writer.
 pub(crate) enum Input {
-    /// Proposals from the queue, and the time.
-    Proposals(Vec<(Ticket, Proposal)>, u64),
+    /// Proposals from the queue.
+    Proposals(Vec<(Ticket, Proposal)>),
     /// End the active segment, if there is anything in it.
     Roll,
     /// Callers who ask for the end of a bucket log.

@@ -129,12 +129,12 @@ impl WriterCore {
         matches!(self.doing, Doing::WaitForSpare)
     }
 
-    /// One step: something happened, these are to be done, in order.
-    pub(crate) fn step(&mut self, input: Input) -> Vec<Output> {
+    /// One step: something happened at `now_ms`, these are to be done, in order.
+    pub(crate) fn step(&mut self, input: Input, now_ms: u64) -> Vec<Output> {
+        self.now_ms = now_ms;
         let mut out = Vec::new();
         match input {
-            Input::Proposals(proposals, now_ms) => {
-                self.now_ms = now_ms;
+            Input::Proposals(proposals) => {
                 (self.held_back, self.fresh) = (false, false);
                 if self.waiting.is_empty() {
                     self.turns.woken(now_ms);

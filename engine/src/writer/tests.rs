@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{others::CROWDED_WRITES, *};
+mod fleet;
+
+use super::*;
 use crate::{
     engine::{Condition, SegmentRule},
     event::{EventBody, RepoRecord, Visibility},
@@ -104,25 +106,25 @@ fn answers(out: &[Output]) -> Vec<(Ticket, Outcome)> {
 #[test]
 fn nothing_is_shown_or_answered_before_the_sync_and_nothing_else_is_written_meanwhile() {
     let mut writer = writer();
-    assert_eq!(names(&writer.step(Input::Proposals(vec![(1, create(1))], 5))), ["append"]);
-    assert_eq!(names(&writer.step(Input::Proposals(vec![(2, create(2)), (3, create(3))], 6))), [""; 0]);
-    let out = writer.step(Input::Appended(Io::Done));
+    assert_eq!(names(&writer.step(Input::Proposals(vec![(1, create(1))]), 5)), ["append"]);
+    assert_eq!(names(&writer.step(Input::Proposals(vec![(2, create(2)), (3, create(3))]), 6)), [""; 0]);
+    let out = writer.step(Input::Appended(Io::Done), 7);
     assert_eq!(names(&out), ["publish", "reply", "append"], "shown, then answered, then the next group");
-    assert_eq!(names(&writer.step(Input::Appended(Io::Done))), ["publish", "reply", "reply"]);
+    assert_eq!(names(&writer.step(Input::Appended(Io::Done), 7)), ["publish", "reply", "reply"]);
     assert_eq!(writer.durable.position, Position(3));
 }
 
 #[test]
 fn a_group_without_room_never_happened() {
     let mut writer = writer();
-    writer.step(Input::Proposals(vec![(1, create(1)), (2, rival(1)), (3, create(1))], 5));
-    let answered = answers(&writer.step(Input::Appended(Io::Full)));
+    writer.step(Input::Proposals(vec![(1, create(1)), (2, rival(1)), (3, create(1))]), 5);
+    let answered = answers(&writer.step(Input::Appended(Io::Full), 7));
     assert_eq!(answered[0], (1, Outcome::NotDone(Reason::Full)));
     assert!(matches!(answered[1].1, Outcome::NotDone(Reason::Condition(_))), "it was judged behind the first");
     assert_eq!(answered[2], (3, Outcome::NotDone(Reason::Full)), "a repeat of what never happened");
     // Neither the name nor the push id is remembered.
-    writer.step(Input::Proposals(vec![(4, rival(1)), (5, create(2))], 6));
-    let answered = answers(&writer.step(Input::Appended(Io::Done)));
+    writer.step(Input::Proposals(vec![(4, rival(1)), (5, create(2))]), 6);
+    let answered = answers(&writer.step(Input::Appended(Io::Done), 7));
     assert!(
         answered.iter().all(|(_, outcome)| matches!(outcome, Outcome::Done { repeated: false, .. })),
         "{answered:?}"
@@ -133,21 +135,21 @@ fn a_group_without_room_never_happened() {
 #[test]
 fn a_group_that_stands_in_the_bucket_has_happened_though_there_is_no_room_for_its_copy() {
     let mut writer = writer_of(Some(SegmentRule { bytes: 1 << 20, slots: 1_000 }));
-    writer.step(Input::Proposals(vec![(1, create(1)), (2, create(1))], 5));
-    writer.step(Input::Proposals(vec![(3, create(3))], 6));
-    let answered = answers(&writer.step(Input::Appended(Io::Full)));
+    writer.step(Input::Proposals(vec![(1, create(1)), (2, create(1))]), 5);
+    writer.step(Input::Proposals(vec![(3, create(3))]), 6);
+    let answered = answers(&writer.step(Input::Appended(Io::Full), 7));
     let unknown = Outcome::Unknown(create(1).push);
     assert_eq!(answered, [(1, unknown.clone()), (2, unknown), (3, Outcome::NotDone(Reason::Full))]);
     assert_eq!(writer.durable.position, Position::ZERO, "nothing is shown that is not here");
     // With room again what stands there is looked up before anything is decided.
-    assert_eq!(names(&writer.step(Input::Proposals(vec![(4, create(4))], 7))), ["look"]);
+    assert_eq!(names(&writer.step(Input::Proposals(vec![(4, create(4))]), 7)), ["look"]);
 }
 
 #[test]
 fn where_nobody_knows_whether_a_group_stands_nothing_is_refused_on_its_state() {
     let mut writer = writer_of(Some(SegmentRule { bytes: 1 << 20, slots: 1_000 }));
-    writer.step(Input::Proposals(vec![(1, create(1)), (2, rival(1))], 5));
-    let answered = answers(&writer.step(Input::Unsure("no answer".into())));
+    writer.step(Input::Proposals(vec![(1, create(1)), (2, rival(1))]), 5);
+    let answered = answers(&writer.step(Input::Unsure("no answer".into()), 7));
     assert_eq!(answered[0], (1, Outcome::Unknown(create(1).push)));
     // Its condition may have failed on a state that had long been another: no slot of this group proves that it was the newest.
     assert_eq!(answered[1], (2, Outcome::NotDone(Reason::Unavailable("no answer".into()))));
@@ -156,21 +158,21 @@ fn where_nobody_knows_whether_a_group_stands_nothing_is_refused_on_its_state() {
 #[test]
 fn after_a_lost_write_its_callers_know_nothing_and_nothing_is_written_any_more() {
     let mut writer = writer();
-    writer.step(Input::Proposals(vec![(1, create(1))], 5));
-    writer.step(Input::Appended(Io::Done));
-    writer.step(Input::Proposals(vec![(2, create(2)), (3, create(1)), (4, rival(1))], 6));
-    writer.step(Input::Proposals(vec![(5, create(5))], 7));
-    let out = writer.step(Input::Appended(Io::Lost("EIO".into())));
+    writer.step(Input::Proposals(vec![(1, create(1))]), 5);
+    writer.step(Input::Appended(Io::Done), 7);
+    writer.step(Input::Proposals(vec![(2, create(2)), (3, create(1)), (4, rival(1))]), 6);
+    writer.step(Input::Proposals(vec![(5, create(5))]), 7);
+    let out = writer.step(Input::Appended(Io::Lost("EIO".into())), 7);
     assert!(out.iter().any(|output| matches!(output, Output::Poisoned(why) if why == "EIO")));
     let answered: BTreeMap<Ticket, Outcome> = answers(&out).into_iter().collect();
     assert_eq!(answered[&2], Outcome::Unknown(create(2).push));
     assert!(matches!(answered[&3], Outcome::Done { repeated: true, .. }), "that one was durable before");
     assert!(matches!(answered[&4], Outcome::NotDone(Reason::Condition(_))));
     assert!(matches!(answered[&5], Outcome::NotDone(Reason::ReadOnly(_))));
-    let out = writer.step(Input::Proposals(vec![(6, create(6))], 8));
+    let out = writer.step(Input::Proposals(vec![(6, create(6))]), 8);
     assert!(matches!(answers(&out)[..], [(6, Outcome::NotDone(Reason::ReadOnly(_)))]) && out.len() == 1);
     assert!(
-        matches!(writer.step(Input::Shutdown)[..], [Output::Stopped(false)]),
+        matches!(writer.step(Input::Shutdown, 7)[..], [Output::Stopped(false)]),
         "no mark vouches for what nobody knows"
     );
 }
@@ -180,7 +182,7 @@ fn drive(writer: &mut WriterCore, first: Input, io: &mut dyn FnMut(&str) -> Io) 
     let (mut asked, mut all) = (Vec::new(), Vec::new());
     let mut inputs = VecDeque::from([first]);
     while let Some(input) = inputs.pop_front() {
-        let out = writer.step(input);
+        let out = writer.step(input, 5);
         for (name, output) in names(&out).into_iter().zip(&out) {
             match output {
                 Output::Append { .. } | Output::Adopt { .. } => inputs.push_back(Input::Appended(io(name))),
@@ -197,61 +199,11 @@ fn drive(writer: &mut WriterCore, first: Input, io: &mut dyn FnMut(&str) -> Io) 
     (asked, all)
 }
 
-/// Groups that a busy writer appends, one at once after the other, before it looks.
-fn groups_before_a_look(writer: &mut WriterCore, numbers: &mut std::ops::RangeFrom<u64>) -> usize {
-    let mut propose = |writer: &mut WriterCore| {
-        let number = numbers.next().unwrap();
-        names(&writer.step(Input::Proposals(vec![(number, create(number))], number)))
-    };
-    assert_eq!(propose(writer), ["append"]);
-    for groups in 1..100 {
-        assert_eq!(propose(writer), [""; 0], "it waits for the group that is under way");
-        let out = writer.step(Input::Appended(Io::Done));
-        if names(&out) == ["publish", "reply", "look"] {
-            let nothing = Looked { groups: Vec::new(), after: After::Nothing };
-            assert_eq!(names(&writer.step(Input::Looked(Ok(nothing)))), ["append"]);
-            assert_eq!(names(&writer.step(Input::Appended(Io::Done))), ["publish", "reply"]);
-            return groups;
-        }
-        assert_eq!(names(&out), ["publish", "reply", "append"]);
-    }
-    panic!("it never looked");
-}
-
-#[test]
-fn who_writes_group_after_group_into_a_shared_log_gives_way_after_each_where_others_write_and_rarely_else() {
-    let mut writer = writer_of(Some(SegmentRule { bytes: 1 << 20, slots: 1_000 }));
-    // The state machine believes in a file of this size.
-    (writer.active.capacity, writer.segment_bytes) = (1 << 20, 1 << 20);
-    let mut numbers = 1..;
-    assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 4);
-    writer.others = Some(writer.sequence - 1);
-    for _ in 0..30 {
-        assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 1);
-    }
-    // Nobody was seen for a while.
-    writer.others = Some(writer.sequence - CROWDED_WRITES - 1);
-    assert_eq!(groups_before_a_look(&mut writer, &mut numbers), 4);
-    // Who is not busy looks before every fourth.
-    writer.others = Some(writer.sequence - 1);
-    let mut looks = 0;
-    for number in numbers.by_ref().take(40) {
-        let mut out = writer.step(Input::Proposals(vec![(number, create(number))], number));
-        if names(&out) == ["look"] {
-            looks += 1;
-            out = writer.step(Input::Looked(Ok(Looked { groups: Vec::new(), after: After::Nothing })));
-        }
-        assert_eq!(names(&out), ["append"]);
-        assert_eq!(names(&writer.step(Input::Appended(Io::Done))), ["publish", "reply"]);
-    }
-    assert_eq!(looks, 10);
-}
-
 #[test]
 fn a_full_segment_is_followed_by_a_named_one_before_it_is_sealed_and_before_anything_is_appended() {
     let mut writer = writer();
     for number in 1..200 {
-        let (asked, _) = drive(&mut writer, Input::Proposals(vec![(number, create(number))], 5), &mut |_| Io::Done);
+        let (asked, _) = drive(&mut writer, Input::Proposals(vec![(number, create(number))]), &mut |_| Io::Done);
         if let Some(at) = asked.iter().position(|name| *name == "activate") {
             let rest: Vec<_> = asked[at..].iter().filter(|name| !matches!(**name, "publish" | "reply")).collect();
             assert_eq!(rest, [&"activate", &"seal"], "the segment that was full");
@@ -265,17 +217,17 @@ fn a_full_segment_is_followed_by_a_named_one_before_it_is_sealed_and_before_anyt
 #[test]
 fn a_shutdown_finishes_what_waits_and_marks_the_end() {
     let mut writer = writer();
-    writer.step(Input::Proposals(vec![(1, create(1))], 5));
-    writer.step(Input::Proposals(vec![(2, create(2))], 5));
-    assert_eq!(names(&writer.step(Input::Shutdown)), [""; 0], "a write is under way");
-    assert_eq!(names(&writer.step(Input::Appended(Io::Done))), ["publish", "reply", "append"]);
+    writer.step(Input::Proposals(vec![(1, create(1))]), 5);
+    writer.step(Input::Proposals(vec![(2, create(2))]), 5);
+    assert_eq!(names(&writer.step(Input::Shutdown, 7)), [""; 0], "a write is under way");
+    assert_eq!(names(&writer.step(Input::Appended(Io::Done), 7)), ["publish", "reply", "append"]);
     assert_eq!(
-        names(&writer.step(Input::Appended(Io::Done))),
+        names(&writer.step(Input::Appended(Io::Done), 7)),
         ["publish", "reply", "append"],
         "the last one is the mark"
     );
-    assert!(matches!(writer.step(Input::Appended(Io::Done))[..], [Output::Stopped(true)]));
-    let late = writer.step(Input::Proposals(vec![(3, create(3))], 6));
+    assert!(matches!(writer.step(Input::Appended(Io::Done), 7)[..], [Output::Stopped(true)]));
+    let late = writer.step(Input::Proposals(vec![(3, create(3))]), 6);
     assert!(matches!(answers(&late)[..], [(3, Outcome::NotDone(Reason::Closed))]));
 }
 
@@ -300,7 +252,7 @@ proptest! {
                     open.insert(ticket, ());
                     (ticket, if number % 5 == 0 { rival(number) } else { create(number) })
                 });
-                Input::Proposals(proposals.collect(), 5)
+                Input::Proposals(proposals.collect())
             })
             .collect();
         inputs.push(Input::Shutdown);

@@ -6,8 +6,8 @@
 //! The winner of an ordinal could go on at once, while the others must first read what he wrote: they come too late for the next one
 //! too, again and again. So after a group of its own a server lets everyone have a group who had one between its last two. Once
 //! they know each other they write in a circle, each as much as came to it meanwhile. Who is new is not waited for: he tries
-//! until he meets a moment when nobody writes. Such a moment comes at each switch of turns by chance, and on purpose after every
-//! [`PAUSE_AFTER`] groups of a server.
+//! until he meets a moment when nobody writes. Such a moment comes at a switch of turns by chance; and on purpose when a server makes
+//! a pause, which it does soon after work or somebody new came to it, and seldom later.
 
 use std::collections::BTreeSet;
 
@@ -24,8 +24,10 @@ pub(super) struct Turns {
     patience: u32,
     /// Looks of a pause that are still to come.
     pause: u32,
-    /// Weights of our groups since the last pause.
-    since_pause: u32,
+    /// Weights of our groups until the next pause,
+    until_pause: u32,
+    /// and between it and the one after it.
+    stretch: u32,
     /// When our last group was decided.
     wrote_ms: u64,
 }
@@ -40,9 +42,12 @@ impl Turns {
     pub(super) fn we_wrote(&mut self, busy: bool, now_ms: u64) {
         self.owed = std::mem::take(&mut self.wrote);
         (self.patience, self.wrote_ms) = (PATIENCE, now_ms);
-        self.since_pause += 1;
-        if self.since_pause >= PAUSE_AFTER {
-            (self.since_pause, self.pause) = (0, if busy { PAUSE } else { 1 });
+        let (weight, pause) = if busy { (BUSY_WEIGHT, PAUSE) } else { (1, 1) };
+        self.until_pause = self.until_pause.saturating_sub(weight);
+        if self.until_pause == 0 {
+            self.pause = pause;
+            self.stretch = (self.stretch * 2).min(STRETCH_MAX);
+            self.until_pause = self.stretch;
         }
     }
 
@@ -50,9 +55,10 @@ impl Turns {
     pub(super) fn they_wrote(&mut self, server: Option<ServerId>) {
         self.patience = PATIENCE;
         if let Some(server) = server {
-            self.owed.remove(&server);
-            if self.wrote.len() < SERVERS_MAX {
-                self.wrote.insert(server);
+            let known = self.owed.remove(&server);
+            let new = self.wrote.len() < SERVERS_MAX && self.wrote.insert(server) && !known;
+            if new {
+                self.expect_others();
             }
         }
     }
@@ -71,17 +77,25 @@ impl Turns {
         if now_ms.saturating_sub(self.wrote_ms) > LULL_MS {
             self.owed.clear();
             self.pause = 0;
+            self.expect_others();
         }
+    }
+
+    fn expect_others(&mut self) {
+        (self.until_pause, self.stretch) = (BUSY_WEIGHT, BUSY_WEIGHT);
     }
 }
 
 /// In this many looks a server that has something to write sees our group and writes its own: it looks itself, which takes as long
 /// as ours (one), then asks for the floor and creates its slot (another one); one more for those that are a little slower.
 pub(super) const PATIENCE: u32 = 3;
-/// Pauses are made after so many groups,
-pub(super) const PAUSE_AFTER: u32 = 16;
-/// of so many looks by one who is busy: as long as it takes to lose a slot, to read what was in the way and to try the next.
+/// A pause of a busy server is this many looks: as long as it takes to lose a slot, to read what was in the way and to try the next.
+/// One who is not busy looks once; he is slower than that anyway.
 pub(super) const PAUSE: u32 = 2;
+/// What a group counts that several asked for, or that others waited behind, where another one counts one.
+pub(super) const BUSY_WEIGHT: u32 = 4;
+/// So much is written between two pauses at most. At first it is one group of a busy server, then always twice as much.
+pub(super) const STRETCH_MAX: u32 = 64;
 /// After this long nobody is waiting for his turn any more.
 pub(super) const LULL_MS: u64 = 500;
 /// So many are known at most; who comes later is not waited for.
