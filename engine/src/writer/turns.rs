@@ -7,7 +7,7 @@
 //! too, again and again. So after a group of its own a server lets everyone have a group who had one between its last two. Once
 //! they know each other they write in a circle, each as much as came to it meanwhile. Who is new is not waited for: he tries
 //! until he meets a moment when nobody writes. Such a moment comes at a switch of turns by chance; and on purpose when a server makes
-//! a pause, which it does soon after work or somebody new came to it, and seldom later.
+//! a pause, which it does soon after it began, and ever more seldom later.
 
 use std::collections::BTreeSet;
 
@@ -55,10 +55,9 @@ impl Turns {
     pub(super) fn they_wrote(&mut self, server: Option<ServerId>) {
         self.patience = PATIENCE;
         if let Some(server) = server {
-            let known = self.owed.remove(&server);
-            let new = self.wrote.len() < SERVERS_MAX && self.wrote.insert(server) && !known;
-            if new {
-                self.expect_others();
+            self.owed.remove(&server);
+            if self.wrote.len() < SERVERS_MAX {
+                self.wrote.insert(server);
             }
         }
     }
@@ -77,12 +76,8 @@ impl Turns {
         if now_ms.saturating_sub(self.wrote_ms) > LULL_MS {
             self.owed.clear();
             self.pause = 0;
-            self.expect_others();
+            (self.until_pause, self.stretch) = (BUSY_WEIGHT, BUSY_WEIGHT);
         }
-    }
-
-    fn expect_others(&mut self) {
-        (self.until_pause, self.stretch) = (BUSY_WEIGHT, BUSY_WEIGHT);
     }
 }
 
