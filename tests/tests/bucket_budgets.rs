@@ -127,6 +127,27 @@ fn a_clone_by_a_server_that_has_nothing_near_reads_every_pack_once() {
 }
 
 #[test]
+fn the_addresses_of_packs_are_told_without_a_look_at_them() {
+    let Rig { bucket, server: _server, remote: _remote, mut local, data } = Rig::new();
+    for number in 0..5 {
+        let content = format!("content {number}");
+        local.commit("main", &content, &[("a", Some(content.as_bytes()))]);
+        push(&mut local, "origin", "main").unwrap();
+    }
+    let other = machine(&bucket);
+    let empty = serve(&bucket, &other);
+    let remote = empty.remote("ada/one", Some(&data.token("ada")));
+    // It reads the log first.
+    ls_remote(&remote.url).unwrap();
+    bucket.objects.take_reads();
+    let want = Value::map([("want", Value::strs([local.head("main")]))]);
+    let (counts, listed) = asked(&bucket, || post(&remote, "fetch/presign", &want));
+    assert!(String::from_utf8_lossy(&listed).matches("X-Amz-Signature").count() >= 5);
+    assert_eq!(pack_reads(&bucket), BTreeMap::new());
+    check_hot(&counts);
+}
+
+#[test]
 fn a_fetch_of_a_few_objects_of_a_large_pack_reads_a_range_of_it() {
     let Rig { bucket, server: _server, remote, mut local, data: _data } = Rig::new();
     let mut random = seeds::random(7, 7);

@@ -199,6 +199,41 @@ fn drive(writer: &mut WriterCore, first: Input, io: &mut dyn FnMut(&str) -> Io) 
     (asked, all)
 }
 
+/// Looks of a writer of a shared log until it has written so many groups. `busy`: somebody always waits behind the one under way.
+fn looks_in(groups: u64, busy: bool) -> usize {
+    let mut writer = writer_of(Some(SegmentRule { bytes: 1 << 20, slots: 1_000 }));
+    // The state machine believes in a file of this size.
+    (writer.active.capacity, writer.segment_bytes) = (1 << 20, 1 << 20);
+    let (mut looks, mut number) = (0, 0);
+    let mut propose = |writer: &mut WriterCore| {
+        number += 1;
+        writer.step(Input::Proposals(vec![(number, create(number))]), 10_000)
+    };
+    let mut out = propose(&mut writer);
+    while writer.sequence <= groups {
+        out = match names(&out).last() {
+            Some(&"look") => {
+                looks += 1;
+                writer.step(Input::Looked(Ok(Looked { groups: Vec::new(), after: After::Nothing })), 10_000)
+            }
+            Some(&"append") => {
+                if busy {
+                    assert_eq!(names(&propose(&mut writer)), [""; 0], "it waits for the group that is under way");
+                }
+                writer.step(Input::Appended(Io::Done), 10_000)
+            }
+            _ => propose(&mut writer),
+        };
+    }
+    looks
+}
+
+#[test]
+fn a_writer_that_is_alone_in_a_shared_log_looks_seldom_and_more_often_where_others_wait_behind_its_groups() {
+    assert_eq!(looks_in(40, false), 3);
+    assert_eq!(looks_in(40, true), 10);
+}
+
 #[test]
 fn a_full_segment_is_followed_by_a_named_one_before_it_is_sealed_and_before_anything_is_appended() {
     let mut writer = writer();

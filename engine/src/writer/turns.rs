@@ -95,3 +95,62 @@ pub(super) const STRETCH_MAX: u32 = 64;
 pub(super) const LULL_MS: u64 = 500;
 /// So many are known at most; who comes later is not waited for.
 const SERVERS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OTHER: ServerId = [7; 8];
+
+    /// Looks in vain until it may write.
+    fn looks(turns: &mut Turns) -> u32 {
+        let mut looks = 0;
+        while !turns.is_ours() {
+            turns.nobody_wrote();
+            looks += 1;
+        }
+        looks
+    }
+
+    #[test]
+    fn who_is_alone_makes_pauses_ever_more_seldom_and_short_ones_when_it_is_not_busy() {
+        for (busy, groups, pause) in [(true, [1, 2, 4, 8, 16, 16, 16], PAUSE), (false, [4, 8, 16, 32, 64, 64, 64], 1)] {
+            let mut turns = Turns::default();
+            for burst in [10_000, 20_000] {
+                turns.woken(burst);
+                for groups in groups {
+                    for _ in 1..groups {
+                        turns.we_wrote(busy, burst);
+                        assert_eq!(looks(&mut turns), 0);
+                    }
+                    turns.we_wrote(busy, burst);
+                    assert_eq!(looks(&mut turns), pause);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_wrote_between_our_last_groups_is_waited_for_until_he_writes_or_patience_ends_or_a_while_has_gone_by() {
+        let mut turns = Turns::default();
+        turns.woken(10_000);
+        let mut again = |then: &dyn Fn(&mut Turns)| {
+            turns.we_wrote(false, 10_000);
+            turns.pause = 0;
+            then(&mut turns);
+            looks(&mut turns)
+        };
+        assert_eq!(again(&|turns| turns.they_wrote(Some(OTHER))), 0, "he was not there before");
+        assert_eq!(again(&|_| {}), PATIENCE);
+        assert_eq!(again(&|turns| turns.they_wrote(Some(OTHER))), 0, "nobody waits for him twice in vain");
+        assert_eq!(again(&|turns| turns.they_wrote(Some(OTHER))), 0);
+        assert_eq!(again(&|turns| turns.they_wrote(None)), PATIENCE, "it was somebody else");
+        turns.they_wrote(Some(OTHER));
+        turns.we_wrote(false, 10_000);
+        turns.pause = 0;
+        turns.woken(10_000 + LULL_MS);
+        assert!(!turns.is_ours(), "he may still be on his way");
+        turns.woken(10_001 + LULL_MS);
+        assert!(turns.is_ours());
+    }
+}

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use axum::{
+    body::Body,
     http::{Request, StatusCode},
     response::IntoResponse,
 };
@@ -31,16 +32,25 @@ async fn listed(rig: &Rig, body: &Value) -> Reply {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pack_that_is_gone_is_named_when_it_is_listed_and_the_next_push_heals_all_of_it() {
+async fn a_pack_that_is_gone_is_met_by_its_address_named_by_a_fetch_and_healed_by_the_next_push() {
     let rig = Rig::new(Limits::default()).await;
     let (history, ids) = story(4);
     rig.push_all("a", &history, "main").await;
     let wanted = json!({"want": [ids[3]]});
     for key in rig.store.list("packs").unwrap() {
         rig.store.delete(&key).unwrap();
-        let reply = listed(&rig, &wanted).await;
-        assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR);
         let pack = key.as_pack().unwrap().to_string();
+        let reply = listed(&rig, &wanted).await;
+        assert_eq!(reply.status, StatusCode::OK, "nothing is looked at: {}", reply.text());
+        let ticket = reply.text().split_once(&format!("mpack/{pack}?ticket=")).unwrap().1.to_owned();
+        let ticket: String = ticket.chars().take_while(char::is_ascii_alphanumeric).collect();
+        let address = format!("/alice/a/mpack/{pack}?ticket={ticket}");
+        let reply = rig.send(Request::get(address).body(Body::empty()).unwrap()).await;
+        assert_eq!(reply.status, StatusCode::NOT_FOUND);
+        assert!(reply.text().contains(&pack) && reply.text().contains("fetch/mpack"), "{}", reply.text());
+        let request = Request::post("/alice/a/fetch/mpack").header("content-type", "application/json");
+        let reply = rig.send(request.body(wanted.to_string().into()).unwrap()).await;
+        assert_eq!(reply.status, StatusCode::INTERNAL_SERVER_ERROR);
         assert!(reply.text().contains(&pack) && reply.text().contains("push it again"), "{}", reply.text());
         rig.push_all("a", &history, "main").await;
         let reply = listed(&rig, &wanted).await;

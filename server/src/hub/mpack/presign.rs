@@ -1,14 +1,14 @@
 //! `fetch/presign`: the plan of a transfer as data, and the bytes of whole packs for those who have it.
 //!
 //! Invariants: a row is what the repository's own index says; whatever a row needs to be decoded (its base) has a row of the same
-//! pack; ranges cover every row; a pack that is gone is never listed, and what was wanted of it is condemned. Memory is the plan, 4
-//! bytes per object and the ranges.
+//! pack; ranges cover every row. No pack is looked at: in a bucket each look is a request. One that is gone is met by whoever reads its
+//! address. Memory is the plan, 4 bytes per object and the ranges.
 
-use std::{sync::Arc, thread};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use reprise_engine::{
-    Error, Result,
+    Result,
     id::{Kind, ObjectId, PackId, RepoId},
     pack::{GAP_BYTES_MAX, PIECE_BYTES, transfer},
     store::{StoreKey, address::Access},
@@ -94,45 +94,15 @@ impl Hub {
             (entry.pack, entry.kind, entry.id)
         });
         let groups: Vec<_> = order.chunk_by(|one, other| plan.entry(*one).pack == plan.entry(*other).pack).collect();
-        let packs: Vec<PackId> = groups.iter().map(|group| plan.location(plan.entry(group[0])).pack).collect();
         let mut parts = Vec::new();
-        for ((group, pack), len) in groups.into_iter().zip(packs.iter().copied()).zip(self.sizes(&packs)?) {
-            let len = len.map_err(|error| self.found_gone(repo, &plan, group, error))?;
+        for group in groups {
+            let pack = plan.location(plan.entry(group[0])).pack;
             let url = self.pack_url(repo.row.record.repo, pack, direct)?;
-            parts.push(Part {
-                head: part_head(pack, len, url.expose(), &ranges(&plan, group, len), group.len()),
-                order: group.to_vec(),
-            });
+            let head = part_head(pack, url.expose(), &ranges(&plan, group), group.len());
+            parts.push(Part { head, order: group.to_vec() });
         }
         let bases = bases_of(&plan);
         Ok(Listing { plan, bases, parts })
-    }
-
-    /// Bytes of packs, asked for several at a time: in a bucket each is a request.
-    fn sizes(&self, packs: &[PackId]) -> std::result::Result<Vec<Result<u64>>, HubError> {
-        let mut sizes = Vec::with_capacity(packs.len());
-        for some in packs.chunks(SIZES_AT_ONCE) {
-            let found: std::result::Result<Vec<Result<u64>>, HubError> = thread::scope(|scope| {
-                let size = |pack: PackId| self.engine.store().size(&StoreKey::pack(pack));
-                let asked: Vec<_> = some.iter().map(|pack| scope.spawn(move || size(*pack))).collect();
-                let died = |_| HubError::Internal("asking for the size of a pack failed".to_owned());
-                asked.into_iter().map(|thread| thread.join().map_err(died)).collect()
-            });
-            sizes.extend(found?);
-        }
-        Ok(sizes)
-    }
-
-    /// What to tell a caller whose plan has entries of a pack that `error` is said of; if it is gone, the entries are condemned, so
-    /// that the next push brings them again.
-    fn found_gone(&self, repo: &Repo, plan: &TransferPlan, group: &[u32], error: Error) -> HubError {
-        let row = |ordinal: &u32| {
-            let entry = plan.entry(*ordinal);
-            (entry.kind, entry.id)
-        };
-        let Some((first, others)) = group.split_first() else { return error.into() };
-        let pack = plan.location(plan.entry(*first)).pack;
-        self.found_damaged_pack(repo, pack, row(first), others.iter().map(row).collect(), error)
     }
 
     /// Where a pack may be read for a while: in the bucket if clients reach one, else here. A pack holds objects of one
@@ -181,10 +151,19 @@ impl Hub {
         let right = Right::Read(row.map_or(NOBODYS, |row| row.record.repo), pack);
         let (hub, ticket) = (Arc::clone(self), ticket.to_owned());
         let opened = self.read(move || match hub.tickets.terms(&ticket, &right, hub.now_s())? {
-            Some(_) if is_there => Ok(Some(hub.engine.store().size(&StoreKey::pack(pack))?)),
+            Some(_) if is_there => hub.size_of(pack).map(Some),
             _ => Ok(None),
         });
         Ok(opened.await?.map(|len| OpenedPack { pack, len }))
+    }
+
+    fn size_of(&self, pack: PackId) -> std::result::Result<u64, HubError> {
+        self.engine.store().size(&StoreKey::pack(pack)).map_err(|error| match error.is_not_found() {
+            true => HubError::NotFound(format!(
+                "pack {pack} is not in the store: ask fetch/mpack for what was listed of it"
+            )),
+            false => error.into(),
+        })
     }
 
     /// Begins to send bytes of a pack.
@@ -244,13 +223,11 @@ impl Listing {
     }
 }
 
-fn part_head(pack: PackId, len: u64, url: &str, ranges: &[(u64, u64)], rows: usize) -> Vec<u8> {
+fn part_head(pack: PackId, url: &str, ranges: &[(u64, u64)], rows: usize) -> Vec<u8> {
     let mut out = Vec::new();
-    encode::map_header(&mut out, 5);
+    encode::map_header(&mut out, 4);
     encode::text(&mut out, "pack");
     encode::id(&mut out, &pack.0);
-    encode::text(&mut out, "bytes");
-    encode::unsigned(&mut out, len);
     encode::text(&mut out, "url");
     encode::text(&mut out, url);
     encode::text(&mut out, "ranges");
@@ -265,8 +242,8 @@ fn part_head(pack: PackId, len: u64, url: &str, ranges: &[(u64, u64)], rows: usi
     out
 }
 
-/// What of a pack is to be read: near things together, and all of it where most is wanted.
-fn ranges(plan: &TransferPlan, group: &[u32], len: u64) -> Vec<(u64, u64)> {
+/// What of a pack is to be read: near things together, and all from the first to the last where most of that is wanted.
+fn ranges(plan: &TransferPlan, group: &[u32]) -> Vec<(u64, u64)> {
     let extent = |ordinal: &u32| {
         let entry = plan.entry(*ordinal);
         (entry.offset, u64::from(entry.stored_len))
@@ -274,8 +251,10 @@ fn ranges(plan: &TransferPlan, group: &[u32], len: u64) -> Vec<(u64, u64)> {
     let mut extents: Vec<(u64, u64)> = group.iter().map(extent).collect();
     extents.sort_unstable();
     let wanted: u64 = extents.iter().map(|(_, len)| len).sum();
-    if u128::from(wanted) * 100 > u128::from(len) * 60 {
-        return vec![(0, len)];
+    let first = extents.first().map_or(0, |(offset, _)| *offset);
+    let whole = extents.iter().map(|(offset, len)| offset + len).max().unwrap_or(first) - first;
+    if u128::from(wanted) * 100 > u128::from(whole) * MOST_PERCENT {
+        return vec![(first, whole)];
     }
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for (offset, len) in extents {
@@ -293,8 +272,8 @@ fn ranges(plan: &TransferPlan, group: &[u32], len: u64) -> Vec<(u64, u64)> {
 const NOBODYS: RepoId = RepoId([0; 16]);
 /// Rows of one chunk.
 const ROWS_AT_ONCE: usize = 2_048;
-/// Packs whose sizes are asked for at a time.
-const SIZES_AT_ONCE: usize = 16;
+/// With more than this wanted, what lies between is read too.
+const MOST_PERCENT: u128 = 60;
 
 #[cfg(test)]
 mod tests {
@@ -305,7 +284,7 @@ mod tests {
     use super::*;
     use crate::hub::mpack::plan::Entry;
 
-    fn check(extents: &[(u64, u32)], len: u64, expected: &[(u64, u64)]) {
+    fn check(extents: &[(u64, u32)], expected: &[(u64, u64)]) {
         let entry = |(offset, stored_len): &(u64, u32)| Entry {
             id: ObjectId([1; 32]),
             offset: *offset,
@@ -319,17 +298,20 @@ mod tests {
         let entries: Vec<Entry> = extents.iter().map(entry).collect();
         let group: Vec<u32> = (0..).take(entries.len()).collect();
         let plan = TransferPlan { packs: vec![PackId([2; 32])], entries, bases: HashMap::new() };
-        assert_eq!(ranges(&plan, &group, len), expected);
+        assert_eq!(ranges(&plan, &group), expected);
     }
 
     #[test]
-    fn near_entries_share_a_range_far_ones_do_not_and_a_mostly_wanted_pack_is_taken_whole() {
-        check(&[(128, 100)], 10_000, &[(128, 100)]);
-        check(&[(128, 100), (300, 100)], 10_000, &[(128, 272)]);
+    fn near_entries_share_a_range_far_ones_do_not_and_what_is_mostly_wanted_is_one() {
+        check(&[(128, 100)], &[(128, 100)]);
+        check(&[(128, 100), (300, 100)], &[(128, 272)]);
         let far = 228 + GAP_BYTES_MAX;
-        check(&[(far, 9), (128, 100)], 1 << 30, &[(128, 109 + GAP_BYTES_MAX)]);
-        check(&[(far + 1, 9), (128, 100)], 1 << 30, &[(128, 100), (far + 1, 9)]);
-        check(&[(128, 6_000)], 10_000, &[(128, 6_000)]);
-        check(&[(128, 3_001), (5_000, 3_000)], 10_000, &[(0, 10_000)]);
+        check(&[(far, 9), (128, 100)], &[(128, 109 + GAP_BYTES_MAX)]);
+        check(&[(far + 1, 9), (128, 100)], &[(128, 100), (far + 1, 9)]);
+        // Two thirds of what lies between the first and the last are wanted, or not quite.
+        let gap = u32::try_from(GAP_BYTES_MAX).unwrap_or(u32::MAX) + 1;
+        check(&[(128, gap), (128 + 2 * u64::from(gap), gap)], &[(128, 3 * u64::from(gap))]);
+        let behind = 128 + 3 * u64::from(gap);
+        check(&[(128, gap), (behind, gap)], &[(128, u64::from(gap)), (behind, u64::from(gap))]);
     }
 }
