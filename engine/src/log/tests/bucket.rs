@@ -1,15 +1,25 @@
 //! The bucket log: several engines over one object store, each promise of FORMAT.md §5.3 once.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Mutex, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 
 use super::*;
 use crate::{
     archive::Archived,
+    clock::SeededRandom,
     engine::{LogKind, SegmentRule},
     error::Error,
+    id::ChainHash,
+    log::{
+        bucket::{BucketLog, Committed},
+        frame::{self, Draft},
+    },
     store::{ObjectStore, Staged, StoreKey, counted::CountedStore, memory::MemoryStore},
+    writer::Tail,
 };
 
 const RULE: SegmentRule = SegmentRule { bytes: 16 << 10, slots: 8 };
@@ -205,6 +215,8 @@ struct Sleepy {
     /// Awake again it finds that something stands there, and after this many more reads nothing answers.
     reads_left: Option<AtomicU64>,
     meanwhile: Box<dyn Fn() + Send + Sync>,
+    /// What happens then before the next segment is asked for.
+    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl ObjectStore for Sleepy {
@@ -230,6 +242,10 @@ impl ObjectStore for Sleepy {
 
     fn read_tail(&self, key: &StoreKey, len: u64) -> Result<(Bytes, u64)> {
         let slept = self.created.load(Ordering::SeqCst) >= self.sleeps_at;
+        let then = (slept && !key.as_str().starts_with("log/slots/")).then(|| self.then.lock().unwrap().take()).flatten();
+        if let Some(then) = then {
+            then();
+        }
         let left = |left: &AtomicU64| left.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         match &self.reads_left {
             Some(reads) if slept && left(reads).is_err() => Err(Error::new(ErrorKind::Unavailable, "no answer")),
@@ -284,7 +300,8 @@ fn sleeper_that_reads(
     };
     let (created, meanwhile) = (AtomicU64::new(0), Box::new(meanwhile));
     let reads_left = reads_left.map(AtomicU64::new);
-    let sleepy = Sleepy { store: store.clone(), sleeps_at, created, late, reads_left, meanwhile };
+    let then = Mutex::default();
+    let sleepy = Sleepy { store: store.clone(), sleeps_at, created, late, reads_left, meanwhile, then };
     (try_serve(&SimDisk::new(), Arc::new(sleepy), 1).unwrap().0, awake)
 }
 
@@ -325,6 +342,59 @@ fn a_group_that_was_sealed_before_its_slot_was_read_back_is_never_called_refused
         let again = awake.propose_and_wait(small(1));
         assert_eq!(again, Outcome::Done { first: Position(1), last: Position(1), repeated: true });
     }
+}
+
+/// What was in the way was read before others came, and before what makes them right was written.
+#[test]
+fn nobody_is_refused_on_what_was_read_before_he_came() {
+    let store = MemoryStore::new();
+    let other = serve(&store, 2).engine;
+    let (first, second, late) = (other.clone(), other, Arc::new(OnceLock::<Engine>::new()));
+    let (answer, answered) = crossbeam_channel::bounded(1);
+    let proposer = late.clone();
+    let then = move || {
+        done(second.propose_and_wait(proposal(4, vec![moved(1, "main", None, Some(5))])));
+        let reply = Box::new(move |outcome| drop(answer.send(outcome)));
+        proposer.get().unwrap().propose(proposal(5, vec![moved(1, "main", Some(5), Some(6))]), reply);
+    };
+    let meanwhile = move || _ = done(first.propose_and_wait(proposal(1, vec![repo(1, "a")])));
+    let sleepy = Sleepy {
+        store: store.clone(),
+        sleeps_at: 1,
+        created: AtomicU64::new(0),
+        late: false,
+        reads_left: None,
+        meanwhile: Box::new(meanwhile),
+        then: Mutex::new(Some(Box::new(then))),
+    };
+    let engine = try_serve(&SimDisk::new(), Arc::new(sleepy), 1).unwrap().0;
+    assert!(late.set(engine.clone()).is_ok());
+    let taken = engine.propose_and_wait(proposal(2, vec![repo(2, "a")]));
+    assert!(matches!(taken, Outcome::NotDone(Reason::Condition(Condition::NameFree { .. }))), "{taken:?}");
+    assert_eq!(done(answered.try_recv().unwrap()), (3, 3));
+}
+
+#[test]
+fn a_server_tells_its_own_slots_from_those_of_others() {
+    let (store, log) = (Arc::new(MemoryStore::new()), crate::id::LogId::from_random([9; 16]));
+    let server = |seed| BucketLog::new(store.clone(), Arc::new(SeededRandom::new(seed)), log);
+    let previous = ChainHash([0; 32]);
+    let mut tail = Tail { next: Position(1), ordinal: 1, chain: previous, segment: Position(1), salt: [3; 16] };
+    let (start, mut one, mut other) = (tail, server(1), server(2));
+    for ordinal in 1..=4 {
+        let draft = Draft { flags: 0, count: 1, first: tail.next, sequence: ordinal, time_ms: 5, previous: tail.chain };
+        let mut frames = Vec::new();
+        let chain = frame::append(&mut frames, &tail.salt, &draft, b"an event");
+        let writer = if ordinal == 3 { &mut other } else { &mut one };
+        assert!(matches!(writer.commit(&tail, &frames, chain), Committed::Done));
+        (tail.next, tail.ordinal, tail.chain) = (tail.next.next(), ordinal + 1, chain);
+    }
+    let mut seen = |server: &mut BucketLog| -> Vec<_> {
+        server.look(&start, false).unwrap().groups.iter().map(|group| group.server).collect()
+    };
+    assert!(matches!(seen(&mut one)[..], [None, None, Some(_), None]));
+    assert!(matches!(seen(&mut other)[..], [Some(a), Some(b), None, Some(c)] if a == b && b == c));
+    assert!(matches!(seen(&mut server(3))[..], [Some(a), Some(b), Some(c), Some(d)] if a == b && b == d && c != d));
 }
 
 /// A server died between sealing and deleting, or its requests to delete failed: nobody ever deleted them.
