@@ -121,7 +121,9 @@ fn a_clone_by_a_server_that_has_nothing_near_reads_every_pack_once() {
     assert!(reads.len() >= 3 && reads.values().all(|count| *count == 1), "{reads:?}");
     assert_eq!(count(&counts, "put"), 0, "{counts:?}");
     check_hot(&counts);
-    // What came is a copy now.
+    // What is asked for again is a copy from then on.
+    clone(&empty.url("ada/one")).unwrap();
+    assert!(pack_reads(&bucket).values().all(|count| *count == 1));
     clone(&empty.url("ada/one")).unwrap();
     assert_eq!(pack_reads(&bucket), BTreeMap::new());
 }

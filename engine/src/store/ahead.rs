@@ -3,11 +3,6 @@
 //! Invariants: all of it is a hint, which a near store ignores and a far one may refuse; what goes wrong ahead of time is asked
 //! for again when its turn comes, so errors are met where bytes are used; what is on its way is bounded by the store.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
-
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 
@@ -40,19 +35,13 @@ const WORTH_PERCENT: u128 = 60;
 /// Objects on their way to be near. Nobody reads them any more when this is dropped: no further one is asked for.
 #[derive(Default)]
 pub struct Prefetch {
-    over: Arc<AtomicBool>,
+    _reading: Option<Box<dyn Send>>,
 }
 
 impl Prefetch {
-    /// Becomes true with the end of this.
-    pub fn over(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.over)
-    }
-}
-
-impl Drop for Prefetch {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+    /// Lasts as long as `reading`.
+    pub fn until_dropped(reading: impl Send + 'static) -> Prefetch {
+        Prefetch { _reading: Some(Box::new(reading)) }
     }
 }
 

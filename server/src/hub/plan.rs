@@ -198,12 +198,6 @@ impl Plan {
         plan_ranges(section.items.iter().map(|item| PlanItem::of(section.kind, &self.blob_location(item))))
     }
 
-    /// How much of which packs all of it reads, in the order in which they are first read.
-    pub fn soon(&self) -> Vec<Soon> {
-        let items = self.sections.iter().flat_map(|section| &section.items);
-        soon(&self.packs, items.map(|item| (item.pack, item.offset, item.stored_len)))
-    }
-
     /// What to read, in the order of [`Plan::reads`]. A record's whole location is looked up when its turn comes.
     pub fn wanted<'a>(
         &'a self,
@@ -236,20 +230,18 @@ impl Plan {
     }
 }
 
-/// How much is read of each of `packs`, in the order of their first read; `reads` has numbers of packs, offsets, lengths.
-pub(crate) fn soon(packs: &[PackId], reads: impl Iterator<Item = (u32, u64, u32)>) -> Vec<Soon> {
-    let mut places = vec![usize::MAX; packs.len()];
+/// How much is read of which packs by all of `plans`, in the order of their first read.
+pub(crate) fn soon(plans: &[ReadPlan]) -> Vec<Soon> {
+    let mut places: HashMap<PackId, usize> = HashMap::new();
     let mut soon: Vec<Soon> = Vec::new();
-    for (pack, offset, len) in reads {
-        let pack = usize::try_from(pack).unwrap_or(usize::MAX);
-        let (Some(id), Some(place)) = (packs.get(pack), places.get_mut(pack)) else { continue };
-        if *place == usize::MAX {
-            *place = soon.len();
-            soon.push(Soon { key: StoreKey::pack(*id), bytes: 0, end: 0 });
+    for range in plans.iter().flat_map(|plan| &plan.ranges) {
+        let place = *places.entry(range.pack).or_insert(soon.len());
+        if place == soon.len() {
+            soon.push(Soon { key: StoreKey::pack(range.pack), bytes: 0, end: 0 });
         }
-        let soon = &mut soon[*place];
-        soon.bytes += u64::from(len);
-        soon.end = soon.end.max(offset.saturating_add(len.into()));
+        let soon = &mut soon[place];
+        soon.bytes += range.len;
+        soon.end = soon.end.max(range.offset.saturating_add(range.len));
     }
     soon
 }

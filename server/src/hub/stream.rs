@@ -10,7 +10,7 @@ use bytes::Bytes;
 use reprise_engine::{
     Error,
     id::{Kind, ObjectId, PackId},
-    pack::{Payload, RangeReader, Wanted},
+    pack::{Payload, RangeReader, ReadPlan, Wanted},
     store::counted::CountedStore,
 };
 use reprise_projections::{RepoScope, View};
@@ -20,7 +20,7 @@ use crate::{
     hub::{
         Hub, HubError,
         error::told,
-        plan::{CONTENT, KEYS, OBJECT_ID, Plan, Section},
+        plan::{CONTENT, KEYS, OBJECT_ID, Plan, Section, soon},
     },
     wire::{encode, transcode},
 };
@@ -57,11 +57,12 @@ impl Producer {
     pub fn run(self) {
         let mut out = Out::new(self.chunks.clone());
         self.head(&mut out);
-        let _coming = self.hub.engine.store().prefetch(self.plan.soon());
-        for (section, key) in self.plan.sections.iter().zip(&KEYS[1..]) {
+        let reads = self.plan.sections.each_ref().map(|section| self.plan.reads(section));
+        let _coming = self.hub.engine.store().prefetch(soon(&reads));
+        for ((section, planned), key) in self.plan.sections.iter().zip(reads).zip(&KEYS[1..]) {
             encode::text(&mut out.buffer, key);
             encode::array_header(&mut out.buffer, encode::len32(section.len()));
-            self.section(section, &mut out);
+            self.section(section, planned, &mut out);
             if out.is_idle() {
                 break;
             }
@@ -79,11 +80,10 @@ impl Producer {
         }
     }
 
-    fn section(&self, section: &Section, out: &mut Out) {
+    fn section(&self, section: &Section, planned: ReadPlan, out: &mut Out) {
         if section.is_empty() {
             return;
         }
-        let planned = self.plan.reads(section);
         metrics::counter!("reprise_fetch_planned_reads_total").increment(planned.reads);
         metrics::counter!("reprise_fetch_planned_bytes_total").increment(planned.bytes);
         if section.longest() > EARLY_RECORD_BYTES && section.kind() != Kind::Blob {

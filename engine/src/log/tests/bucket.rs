@@ -242,7 +242,8 @@ impl ObjectStore for Sleepy {
 
     fn read_tail(&self, key: &StoreKey, len: u64) -> Result<(Bytes, u64)> {
         let slept = self.created.load(Ordering::SeqCst) >= self.sleeps_at;
-        let then = (slept && !key.as_str().starts_with("log/slots/")).then(|| self.then.lock().unwrap().take()).flatten();
+        let then =
+            (slept && !key.as_str().starts_with("log/slots/")).then(|| self.then.lock().unwrap().take()).flatten();
         if let Some(then) = then {
             then();
         }
@@ -389,7 +390,7 @@ fn a_server_tells_its_own_slots_from_those_of_others() {
         assert!(matches!(writer.commit(&tail, &frames, chain), Committed::Done));
         (tail.next, tail.ordinal, tail.chain) = (tail.next.next(), ordinal + 1, chain);
     }
-    let mut seen = |server: &mut BucketLog| -> Vec<_> {
+    let seen = |server: &mut BucketLog| -> Vec<_> {
         server.look(&start, false).unwrap().groups.iter().map(|group| group.server).collect()
     };
     assert!(matches!(seen(&mut one)[..], [None, None, Some(_), None]));

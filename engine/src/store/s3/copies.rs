@@ -29,6 +29,15 @@ pub struct Copies {
     bytes_max: u64,
     held: Mutex<Held>,
     wanted: Mutex<Wanted>,
+    asked: Mutex<Asked>,
+}
+
+/// Which packs were asked for lately that there is no copy of.
+#[derive(Default)]
+struct Asked {
+    keys: BTreeSet<StoreKey>,
+    /// The same, oldest first.
+    order: VecDeque<StoreKey>,
 }
 
 /// Which copies there are.
@@ -72,7 +81,7 @@ pub(super) enum Copied {
 impl Copies {
     /// Copies in `directory`, at most `bytes_max` of them together; what is there already counts, and goes if it is too much.
     pub fn new(directory: Spool, bytes_max: u64) -> Result<Copies> {
-        let copies = Copies { directory, bytes_max, held: Mutex::default(), wanted: Mutex::default() };
+        let copies = Copies { bytes_max, ..Copies::none(directory) };
         let packs = copies.directory.list(PACKS)?;
         let sums: BTreeSet<StoreKey> = copies.directory.list(SUMS)?.into_iter().collect();
         for orphan in sums.difference(&packs.iter().map(sums_key).collect()) {
@@ -90,7 +99,7 @@ impl Copies {
 
     /// No copies, and none are kept: what lies in `directory` is not looked at.
     pub fn none(directory: Spool) -> Copies {
-        Copies { directory, bytes_max: 0, held: Mutex::default(), wanted: Mutex::default() }
+        Copies { directory, bytes_max: 0, held: Mutex::default(), wanted: Mutex::default(), asked: Mutex::default() }
     }
 
     /// An upload in progress.
@@ -204,6 +213,21 @@ impl Copies {
         self.held().touch(key).is_some()
     }
 
+    /// Whether somebody asked for it before, not too long ago: what is read once needs no copy, which costs as much as reading it.
+    pub(super) fn asked_again(&self, key: &StoreKey) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !asked.keys.insert(key.clone()) {
+            return true;
+        }
+        asked.order.push_back(key.clone());
+        if asked.order.len() > ASKED_MAX
+            && let Some(oldest) = asked.order.pop_front()
+        {
+            asked.keys.remove(&oldest);
+        }
+        false
+    }
+
     /// What the copies may take together.
     pub(super) fn bytes_max(&self) -> u64 {
         self.bytes_max
@@ -306,5 +330,7 @@ const SUMS: &str = "sums";
 const SUMS_BYTES_MAX: u64 = 1 << 20;
 /// Bytes read at a time of a whole copy.
 const WHOLE_STEP: usize = 8 << 20;
+/// Packs that are known to have been asked for.
+const ASKED_MAX: usize = 16_384;
 /// Copies that one process fetches anew.
 const WANTED_MAX: usize = 1_024;

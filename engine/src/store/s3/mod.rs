@@ -10,7 +10,7 @@ use aws_sdk_s3::{Client, primitives::ByteStream};
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::Semaphore};
 
 use self::{
     client::{Failure, Tried, judge, judge_head, told},
@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod client;
+mod coming;
 mod copies;
 mod prefetch;
 mod presign;
@@ -129,7 +130,8 @@ struct Inner {
     client: Client,
     settings: S3Settings,
     copies: Copies,
-    coming: prefetch::Coming,
+    coming: coming::Coming,
+    range_room: Arc<Semaphore>,
 }
 
 impl S3Store {
@@ -139,8 +141,8 @@ impl S3Store {
         let runtime = builder.worker_threads(WORKERS).thread_name("bucket").enable_all().build();
         let runtime = runtime.map_err(|error| Error::io("start the threads of", "the bucket's client", error))?;
         let client = runtime.block_on(client::connect(&settings));
-        let coming = prefetch::Coming::default();
-        let inner = Arc::new(Inner { runtime: Some(runtime), client, settings, copies, coming });
+        let (coming, range_room) = (coming::Coming::default(), prefetch::range_room());
+        let inner = Arc::new(Inner { runtime: Some(runtime), client, settings, copies, coming, range_room });
         Ok(S3Store { inner, copies: true })
     }
 
@@ -389,11 +391,10 @@ impl ObjectStore for S3Store {
     }
 
     fn prefetch(&self, soon: Vec<Soon>) -> Prefetch {
-        let prefetch = Prefetch::default();
-        if self.copies {
-            prefetch::begin(&self.inner, soon, prefetch.over());
+        match self.copies {
+            true => prefetch::begin(&self.inner, soon),
+            false => Prefetch::default(),
         }
-        prefetch
     }
 
     fn read_ahead(&self, key: &StoreKey, offset: u64, len: u64) -> Option<Ahead> {

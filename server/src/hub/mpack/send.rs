@@ -4,14 +4,14 @@
 //! before the first byte asked for is not read, except the entry that it stands in and a base; memory is one range, one payload,
 //! a few chunks and 4 bytes per object.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use reprise_engine::{
     Error, Result,
     id::{Kind, ObjectId},
-    pack::{PlanItem, RangeReader, StoredForm, Wanted, plan_ranges, transfer},
-    store::{ahead::Soon, counted::CountedStore},
+    pack::{PlanItem, RangeReader, ReadPlan, StoredForm, Wanted, plan_ranges, transfer},
+    store::counted::CountedStore,
 };
 use reprise_projections::{RepoScope, View};
 use sha2::{Digest, Sha256};
@@ -61,9 +61,11 @@ impl Sender {
     pub fn run(self, chunks: mpsc::Sender<std::result::Result<Bytes, HubError>>) {
         let mut tail = Tail { out: Out::new(chunks), at: 0, from: self.from };
         tail.push(transfer::head(self.scope.repo(), self.layout.nonce()));
-        let _coming = self.hub.engine.store().prefetch(self.soon());
-        for kind in [Kind::Commit, Kind::Snapshot, Kind::Blob] {
-            self.section(kind, &mut tail);
+        let kinds = [Kind::Commit, Kind::Snapshot, Kind::Blob];
+        let reads = kinds.map(|kind| self.reads(kind));
+        let _coming = self.hub.engine.store().prefetch(soon(&reads));
+        for (kind, planned) in kinds.into_iter().zip(reads) {
+            self.section(kind, planned, &mut tail);
             if tail.out.is_idle() {
                 break;
             }
@@ -77,29 +79,30 @@ impl Sender {
         tail.out.finish(self.layout.len.saturating_sub(self.from), &self.hub, self.scope);
     }
 
-    /// What will be read of which packs.
-    fn soon(&self) -> Vec<Soon> {
-        let plan = &self.layout.plan;
-        let entries = plan.entries.get(self.layout.first_behind(self.from)..).unwrap_or_default();
-        soon(&plan.packs, entries.iter().map(|entry| (entry.pack, entry.offset, entry.stored_len)))
+    /// The entries of one kind that are sent.
+    fn sent(&self, kind: Kind) -> Range<usize> {
+        let section = self.layout.plan.section(kind);
+        self.layout.first_behind(self.from).clamp(section.start, section.end)..section.end
     }
 
-    fn section(&self, kind: Kind, tail: &mut Tail) {
-        let section = self.layout.plan.section(kind);
-        let start = self.layout.first_behind(self.from).max(section.start);
-        if start >= section.end {
+    /// The ranged reads of them.
+    fn reads(&self, kind: Kind) -> ReadPlan {
+        let entries = &self.layout.plan.entries[self.sent(kind)];
+        plan_ranges(entries.iter().map(|entry| PlanItem::of(kind, &self.layout.plan.location(entry))))
+    }
+
+    fn section(&self, kind: Kind, planned: ReadPlan, tail: &mut Tail) {
+        let sent = self.sent(kind);
+        if sent.is_empty() {
             return;
         }
-        tail.at = self.layout.starts[start];
-        let entries = &self.layout.plan.entries[start..section.end];
-        let items = entries.iter().map(|entry| PlanItem::of(kind, &self.layout.plan.location(entry)));
-        let planned = plan_ranges(items);
+        tail.at = self.layout.starts[sent.start];
         metrics::counter!("reprise_fetch_planned_reads_total").increment(planned.reads);
         metrics::counter!("reprise_fetch_planned_bytes_total").increment(planned.bytes);
-        let wanted = (start..section.end).map(|ordinal| self.wanted(ordinal));
+        let wanted = sent.clone().map(|ordinal| self.wanted(ordinal));
         let store = Arc::new(CountedStore::new(Arc::clone(self.hub.engine.store())));
         let mut reader = RangeReader::new(Arc::<CountedStore>::clone(&store), planned.ranges, wanted);
-        let mut ordinal = start;
+        let mut ordinal = sent.start;
         while let Some((wanted, form)) = reader.next_stored() {
             let sent = form.and_then(|form| self.entry(ordinal, &wanted, form, tail));
             if let Err(error) = sent {

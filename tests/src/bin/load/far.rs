@@ -36,23 +36,30 @@ use crate::{
 };
 
 const RUNS: usize = 7;
-const OBJECTS: u64 = 14_000;
+/// Objects of a clone that the stock client can take, and of a larger one.
+const OBJECTS: [u64; 2] = [14_000, 112_000];
+const OBJECT_BYTES: usize = 4_285;
 const READERS: usize = 8;
 const RANGE_BYTES: u64 = 8 << 20;
 
 /// Prints the rate of a clone that finds nothing near, by each way there is, and that of ranged reads alone.
 pub fn clone() {
+    clone_of(OBJECTS[0], &["fetch", "fetch/mpack", "fetch/presign"]);
+    clone_of(OBJECTS[1], &["fetch/mpack", "fetch/presign"]);
+}
+
+fn clone_of(objects: u64, ways: &[&'static str]) {
     let bucket = Bucket::start();
     let first = machine(&bucket);
     let server = serve(&first, &[]);
     first.create_repo("load/far", &[]);
-    let body = fill(&server.remote("load/far", Some(&first.token("load"))));
+    let body = fill(&server.remote("load/far", Some(&first.token("load"))), objects);
     drop(server);
     let far = || bucket.objects.set_faults(Faults { latency: LATENCY, ..Faults::default() });
     let mut found: BTreeMap<&str, Found> = BTreeMap::new();
     let mut plain = Vec::new();
     for _ in 0..RUNS {
-        for way in ["fetch", "fetch/mpack", "fetch/presign"] {
+        for way in ways {
             let copies = first.path().join("copies");
             if copies.exists() {
                 fs::remove_dir_all(copies).expect("the copies");
@@ -62,7 +69,7 @@ pub fn clone() {
             far();
             bucket.objects.take_counts();
             let remote = server.remote("load/far", None);
-            let taken = match way {
+            let taken = match *way {
                 "fetch/presign" => direct(&remote, &body),
                 way => Prepared::new(&remote, "POST", way, &body).run(&mut vec![0; 256 << 10]),
             };
@@ -70,21 +77,23 @@ pub fn clone() {
             found.gets = bucket.objects.take_counts().get("get").copied().unwrap_or(0);
             found.rates.push(taken.bytes as f64 / taken.whole.as_secs_f64());
             found.first_bytes.push(milliseconds(taken.first_byte));
+            found.rss_kib = found.rss_kib.max(server.peak_rss_kib());
         }
         plain.push(ranged(&bucket));
     }
     let packs = bucket.objects.keys().iter().filter(|key| key.ends_with(".pack")).count();
     let alone = median(plain);
     print("ranged reads alone, bucket 20 ms away", &format!("{:.0} MB/s, {READERS} at a time", alone / 1e6));
-    for (way, Found { rates, first_bytes, gets }) in found {
+    for (way, Found { rates, first_bytes, gets, rss_kib }) in found {
         let rate = median(rates);
         print(
-            &format!("clone of 62 MB by {way}"),
+            &format!("clone of {} MB by {way}", objects * OBJECT_BYTES as u64 / 1_000_000),
             &format!(
-                "{:.0} MB/s (median of {RUNS}), ratio {:.2}; first byte {:.0} ms; {gets} reads of {packs} packs",
+                "{:.0} MB/s (median of {RUNS}), ratio {:.2}; first byte {:.0} ms; {gets} reads of {packs} packs; {} MiB",
                 rate / 1e6,
                 rate / alone,
-                median(first_bytes)
+                median(first_bytes),
+                rss_kib / 1_024
             ),
         );
     }
@@ -96,6 +105,8 @@ struct Found {
     rates: Vec<f64>,
     first_bytes: Vec<f64>,
     gets: u64,
+    /// Of the server, at most.
+    rss_kib: u64,
 }
 
 /// A clone that asks the server for addresses only, and reads from the bucket, as many parts at a time as [`ranged`] does.
@@ -130,13 +141,13 @@ fn direct(remote: &Remote, body: &[u8]) -> Taken {
     Taken { whole: started.elapsed(), first_byte, bytes: bytes.into_inner() }
 }
 
-/// Pushes 14,000 files; the body of a fetch of all.
-fn fill(remote: &Remote) -> Vec<u8> {
+/// Pushes so many files; the body of a fetch of all.
+fn fill(remote: &Remote, objects: u64) -> Vec<u8> {
     let mut local = Repository::init();
     local.remotes.insert("origin".to_owned(), remote.clone());
-    let mut random = seeds::random(OBJECTS, 6);
+    let mut random = seeds::random(objects, 6);
     let files: Vec<(String, Vec<u8>)> =
-        (0..OBJECTS).map(|n| (format!("{:03}/{n:06}", n % 500), seeds::bytes(&mut random, 4_285))).collect();
+        (0..objects).map(|n| (format!("{:03}/{n:06}", n % 500), seeds::bytes(&mut random, OBJECT_BYTES))).collect();
     let changes: Vec<_> = files.iter().map(|(path, content)| (path.as_str(), Some(content.as_slice()))).collect();
     let head = local.commit("main", "large", &changes);
     push(&mut local, "origin", "main").expect("the push");
