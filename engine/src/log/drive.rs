@@ -368,7 +368,7 @@ impl Drive {
         }
         self.queue_bytes.fetch_sub(writer.taken_bytes - before, Ordering::SeqCst);
         // Proposals first: a group that is written answers the looks as well.
-        let proposals = (!batch.is_empty()).then(|| Input::Proposals(batch));
+        let proposals = (!batch.is_empty()).then_some(Input::Proposals(batch));
         proposals.into_iter().chain((!looks.is_empty()).then_some(Input::Looks(looks))).collect()
     }
 

@@ -186,12 +186,12 @@ impl Object {
     }
 
     /// It comes into a file that will be a copy.
-    pub fn into_copy(&self, staged: Box<dyn Staged>) {
+    pub fn comes_as_copy(&self, staged: Box<dyn Staged>) {
         self.state().held = Held::Copy { staged, hash: Sha256::new(), sums: Summing::default() };
     }
 
     /// So many bytes of it come into memory.
-    pub fn into_memory(&self, bytes: u64, room: Room) {
+    pub fn comes_into_memory(&self, bytes: u64, room: Room) {
         let bytes = BytesMut::with_capacity(usize::try_from(bytes).unwrap_or(0));
         self.state().held = Held::Memory { bytes, room };
     }
@@ -294,7 +294,7 @@ mod tests {
         let object = coming.expect(&key(), 100);
         coming.expect(&key(), 100);
         assert!(object.begin() && !object.begin());
-        object.into_memory(100, coming.room(100, Duration::ZERO).await.unwrap());
+        object.comes_into_memory(100, coming.room(100, Duration::ZERO).await.unwrap());
         object.arrived(&[7; 60]).unwrap();
         assert_eq!(coming.read(&key(), 20, 30).unwrap(), vec![7; 30], "while the rest comes");
         object.arrived(&[8; 40]).unwrap();

@@ -114,7 +114,7 @@ async fn come_all(inner: Arc<Inner>, expected: Vec<Expected>, over: Arc<AtomicBo
 /// What is wanted of an object, with one request.
 async fn come_into_memory(Request { inner, key, object }: &Request, soon: &Soon, room: Room) -> Result<()> {
     let body = long_range(inner, key, Range::At { offset: 0, end: soon.end }, soon.end).await?;
-    object.into_memory(soon.end, room);
+    object.comes_into_memory(soon.end, room);
     let whole = async {
         let (mut body, mut arrived) = (body, 0);
         while let Some(chunk) = body.try_next().await.map_err(|error| unavailable(&error.to_string()))? {
@@ -141,7 +141,7 @@ async fn come_as_copy(Request { inner, key, object }: &Request, soon: &Soon) -> 
     if !soon.worth(size) || size > inner.copies.bytes_max() / 2 {
         return Ok(());
     }
-    object.into_copy(inner.copies.stage()?);
+    object.comes_as_copy(inner.copies.stage()?);
     let whole = write_all(answer.body, Arc::clone(object));
     let arrived = tokio::time::timeout(inner.settings.pace.patience(size), whole)
         .await

@@ -253,9 +253,7 @@ fn run(seed: u64, loads: &[Load]) -> Vec<Met> {
         let rate = waits.clone().count() as f64 / (load.until - load.from) as f64;
         Met { rate, longest: waits.copied().chain(open).max().unwrap() / 1_000 }
     };
-    let met = loads.iter().enumerate().map(of).collect();
-    println!("seed {seed}: {met:?}");
-    met
+    loads.iter().enumerate().map(of).collect()
 }
 
 fn always(clients: usize) -> Load {
@@ -270,11 +268,11 @@ fn servers_that_have_as_much_to_write_write_as_much_and_nobody_waits_for_more_th
         let met = run(seed, &vec![always(40); servers]);
         let rates = || met.iter().map(|met| met.rate);
         let (least, most) = (rates().fold(f64::MAX, f64::min), rates().fold(0.0, f64::max));
-        assert!(least > 0.8 * most, "{servers} servers: {least} to {most}");
+        assert!(least > 0.8 * most, "seed {seed}: {met:?}");
         let circle = 100 * servers as u64;
-        assert!(met.iter().all(|met| met.longest < 2 * circle + 100), "{servers} servers");
+        assert!(met.iter().all(|met| met.longest < 2 * circle + 100), "seed {seed}: {met:?}");
         // Every turn takes what came meanwhile: all clients are served in each circle.
-        assert!(least > 40.0 * 1_000.0 / circle as f64 * 0.8, "{servers} servers: {least}");
+        assert!(least > 40.0 * 1_000.0 / circle as f64 * 0.8, "seed {seed}: {met:?}");
     }
 }
 
@@ -282,7 +280,7 @@ fn servers_that_have_as_much_to_write_write_as_much_and_nobody_waits_for_more_th
 fn who_has_little_to_write_waits_no_longer_than_who_has_much() {
     for seed in 0..SEEDS {
         let met = run(seed, &[always(100), always(10), always(1)]);
-        assert!(met.iter().all(|met| met.longest < 500));
+        assert!(met.iter().all(|met| met.longest < 500), "seed {seed}: {met:?}");
     }
 }
 
@@ -292,7 +290,7 @@ fn who_comes_later_gets_his_turn_too() {
         let mut loads = vec![always(40); before];
         loads.push(Load { from: 3, ..always(40) });
         let met = run(seed, &loads);
-        assert!(met.iter().all(|met| met.longest < 1_500), "{before} before him");
+        assert!(met.iter().all(|met| met.longest < 1_200), "seed {seed}: {met:?}");
     }
 }
 
@@ -301,8 +299,8 @@ fn nobody_waits_for_those_who_have_nothing_to_write_any_more() {
     for seed in 0..SEEDS {
         let met = run(seed, &[always(40), Load { until: 2, ..always(40) }, Load { until: 3, ..always(40) }]);
         let alone = run(seed, &[always(40)]);
-        assert!(met[0].longest < 1_500);
+        assert!(met[0].longest < 700, "seed {seed}: {met:?}");
         // Two or three seconds of ten were shared.
-        assert!(met[0].rate > 0.7 * alone[0].rate, "{} where {} were possible", met[0].rate, alone[0].rate);
+        assert!(met[0].rate > 0.7 * alone[0].rate, "seed {seed}: {met:?}, {alone:?}");
     }
 }
