@@ -228,7 +228,8 @@ fn a_bucket_that_still_holds_pieces_of_the_old_log_is_taken_over_only_when_that_
     assert!(why.contains("reprise restore") && why.contains("--replace-log "), "{why}");
     assert_eq!((pieces("hub/log/"), pieces("hub/aside/")), (segments, 0), "nothing was touched");
     let old_log = why.split("--replace-log ").nth(1).unwrap()[..36].to_owned();
-    refused(&second, &["restore", "--from-packs", "--bucket", URL, "--replace-log", &old_log.replace('a', "b")], 3);
+    let other_log = "00000000-0000-4000-8000-000000000000";
+    refused(&second, &["restore", "--from-packs", "--bucket", URL, "--replace-log", other_log], 3);
     let report = recovered(&second, &["--bucket", URL, "--replace-log", &old_log]);
     assert_eq!(report["set_aside"], json!(segments), "{report}");
     assert_eq!(pieces(&format!("hub/aside/{old_log}/")), segments + 1, "the pieces and the mark");

@@ -88,9 +88,9 @@ pub(super) const PATIENCE: u32 = 3;
 /// One who is not busy looks once; he is slower than that anyway.
 pub(super) const PAUSE: u32 = 2;
 /// What a group counts that several asked for, or that others waited behind, where another one counts one.
-pub(super) const BUSY_WEIGHT: u32 = 4;
+pub(super) const BUSY_WEIGHT: u32 = 16;
 /// So much is written between two pauses at most. At first it is one group of a busy server, then always twice as much.
-pub(super) const STRETCH_MAX: u32 = 64;
+pub(super) const STRETCH_MAX: u32 = 256;
 /// After this long nobody is waiting for his turn any more.
 pub(super) const LULL_MS: u64 = 500;
 /// So many are known at most; who comes later is not waited for.
@@ -114,7 +114,9 @@ mod tests {
 
     #[test]
     fn who_is_alone_makes_pauses_ever_more_seldom_and_short_ones_when_it_is_not_busy() {
-        for (busy, groups, pause) in [(true, [1, 2, 4, 8, 16, 16, 16], PAUSE), (false, [4, 8, 16, 32, 64, 64, 64], 1)] {
+        for (busy, groups, pause) in
+            [(true, [1, 2, 4, 8, 16, 16, 16], PAUSE), (false, [16, 32, 64, 128, 256, 256, 256], 1)]
+        {
             let mut turns = Turns::default();
             for burst in [10_000, 20_000] {
                 turns.woken(burst);

@@ -7,7 +7,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -19,7 +19,15 @@ pub struct Patience {
     /// Bytes per second.
     rate: u64,
     left: Duration,
-    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+    waiting: Option<Waiting>,
+}
+
+/// A wait for the client.
+struct Waiting {
+    since: Instant,
+    sleep: Pin<Box<Sleep>>,
+    /// The time is up; this is the moment after it.
+    last: bool,
 }
 
 impl Patience {
@@ -31,19 +39,29 @@ impl Patience {
     /// Nothing moves: ready once it has lasted too long.
     pub fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let left = self.left;
-        let (_, sleep) = self.waiting.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(left))));
-        sleep.as_mut().poll(context)
+        let new = || Waiting { since: Instant::now(), sleep: Box::pin(sleep(left)), last: false };
+        let waiting = self.waiting.get_or_insert_with(new);
+        ready!(waiting.sleep.as_mut().poll(context));
+        if !waiting.last {
+            // It may be this process that stood still: what came meanwhile is read first, by another task perhaps.
+            (waiting.sleep, waiting.last) = (Box::pin(sleep(MOMENT)), true);
+            ready!(waiting.sleep.as_mut().poll(context));
+        }
+        Poll::Ready(())
     }
 
     /// So many bytes moved.
     pub fn moved(&mut self, bytes: usize) {
-        if let Some((since, _)) = self.waiting.take() {
-            self.left = self.left.saturating_sub(since.elapsed());
+        if let Some(waiting) = self.waiting.take() {
+            self.left = self.left.saturating_sub(waiting.since.elapsed());
         }
         let earned = Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / self.rate);
         self.left = self.left.saturating_add(earned).min(self.max);
     }
 }
+
+/// What is asked once more after the time is up.
+const MOMENT: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -68,7 +86,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_borne_for_the_maximum() {
-        assert_eq!(lasts(0, MAX * 2).await, Some(MAX));
+        assert_eq!(lasts(0, MAX * 2).await, Some(MAX + MOMENT));
     }
 
     #[tokio::test(start_paused = true)]
