@@ -1,8 +1,9 @@
 //! Driving the writer: whoever holds it takes the queue, steps the state machine, does its I/O, then calls back.
 //!
 //! Invariants: one driver at a time; callers are answered after the writer was let go, so that an answer may propose
-//! again; a queue that is not empty after a turn wakes the writer's thread; nothing here decides anything. A caller that
-//! waits drives the writer himself when it is free: that saves two thread hand-offs, about half of a small commit.
+//! again, and before anything is asked of a bucket, which takes a while; a queue that is not empty after a turn, or a request to a
+//! bucket that is still to come, wakes the writer's thread; nothing here decides anything. A caller that waits drives the writer
+//! himself when it is free: that saves two thread hand-offs, about half of a small commit.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -89,6 +90,10 @@ struct Writer {
     replies: BTreeMap<Ticket, Reply>,
     looks: BTreeMap<Ticket, LookReply>,
     next_ticket: Ticket,
+    /// What is to be told the core next.
+    inputs: VecDeque<Input>,
+    /// What the core waits for from the bucket, not yet asked.
+    far: Option<Output>,
     /// Of the proposals of this turn.
     taken_bytes: u64,
     lock: Option<Box<dyn DiskLock>>,
@@ -118,6 +123,8 @@ impl Drive {
             replies: BTreeMap::new(),
             looks: BTreeMap::new(),
             next_ticket: 0,
+            inputs: VecDeque::new(),
+            far: None,
             taken_bytes: 0,
             lock: Some(driven.lock),
             stopped: None,
@@ -214,10 +221,8 @@ impl Drive {
 
     /// Seals the active segment, if there is anything in it.
     pub(crate) fn roll(&self) {
-        if let Ok(mut writer) = self.writer.lock() {
-            let answers = self.run(&mut writer, [Input::Roll]);
-            drop(writer);
-            answer(answers);
+        if let Ok(writer) = self.writer.lock() {
+            self.drive(writer, [Input::Roll]);
         }
         // Whoever came meanwhile found a driver and left.
         if !self.queue_out.is_empty() {
@@ -238,7 +243,10 @@ impl Drive {
         if writer.stopped.is_some() && writer.lock.is_none() {
             return Ok(());
         }
-        let answers = self.run(&mut writer, [Input::Shutdown]);
+        let mut answers = self.run(&mut writer, [Input::Shutdown]);
+        while writer.far.is_some() {
+            answers.extend(self.run(&mut writer, []));
+        }
         let marked = writer.stopped == Some(true);
         writer.end_helper();
         let anchored = if marked { self.write_anchor() } else { Ok(()) };
@@ -311,7 +319,10 @@ impl Drive {
     /// One turn by a thread that may wait for its turn. True if there is more to do.
     fn turn_as_thread(&self) -> bool {
         match self.writer.lock() {
-            Ok(writer) => self.turn(writer),
+            Ok(mut writer) => {
+                let asked = self.begin_turn(&mut writer);
+                self.drive(writer, asked);
+            }
             Err(dead) => self.refuse_for(dead.into_inner()),
         }
         !self.queue_out.is_empty()
@@ -330,24 +341,42 @@ impl Drive {
 
     /// One turn by a caller, if the writer is free; the writer's thread does what is left.
     fn turn_as_caller(&self) {
+        let mut far = false;
         match self.writer.try_lock() {
-            Ok(writer) => self.turn(writer),
+            Ok(mut writer) => {
+                let asked = self.begin_turn(&mut writer);
+                let answers = self.run(&mut writer, asked);
+                // He may have his answer: others wait for what comes.
+                far = writer.far.is_some();
+                drop(writer);
+                answer(answers);
+            }
             // Whoever drives looks at the queue again after he let go, so this proposal is seen.
             Err(TryLockError::WouldBlock) => return,
             Err(TryLockError::Poisoned(dead)) => self.refuse_for(dead.into_inner()),
         }
-        if !self.queue_out.is_empty() {
+        if far || !self.queue_out.is_empty() {
             self.wake();
         }
     }
 
-    fn turn(&self, mut writer: MutexGuard<'_, Writer>) {
+    fn begin_turn(&self, writer: &mut Writer) -> Vec<Input> {
         writer.taken_bytes = 0;
-        let asked = self.take_queued(&mut writer);
-        if asked.is_empty() {
-            return;
+        self.take_queued(writer)
+    }
+
+    /// Runs the writer until it wants nothing more, letting it go whenever somebody is to be answered.
+    fn drive<'a>(&'a self, mut writer: MutexGuard<'a, Writer>, asked: impl IntoIterator<Item = Input>) {
+        let mut answers = self.run(&mut writer, asked);
+        while writer.far.is_some() {
+            drop(writer);
+            answer(answers);
+            writer = match self.writer.lock() {
+                Ok(writer) => writer,
+                Err(dead) => return self.refuse_for(dead.into_inner()),
+            };
+            answers = self.run(&mut writer, []);
         }
-        let answers = self.run(&mut writer, asked);
         drop(writer);
         answer(answers);
     }
@@ -372,28 +401,40 @@ impl Drive {
         proposals.into_iter().chain((!looks.is_empty()).then_some(Input::Looks(looks))).collect()
     }
 
-    /// Steps the writer until it wants nothing more.
+    /// Steps the writer until it wants nothing more, or something of the bucket while somebody is to be answered.
     fn run(&self, writer: &mut Writer, asked: impl IntoIterator<Item = Input>) -> Vec<Answer> {
         if writer.stopped.is_some() {
             return writer.refuse_all();
         }
         let mut answers = Vec::new();
-        let mut inputs = VecDeque::new();
         // Readers do not hold the writer: what one of them met is heard here, before anything else is decided.
         if let Some(ReadOnly::Damaged(why)) = &self.published.look().read_only {
-            inputs.push_back(Input::Damaged(why.clone()));
+            writer.inputs.push_back(Input::Damaged(why.clone()));
         }
-        inputs.extend(writer.made(&self.parts, false));
-        inputs.extend(asked);
-        let mut look = None;
-        while let Some(input) = inputs.pop_front().or_else(|| writer.look(look.take()?, &self.published)) {
+        let made = writer.made(&self.parts, false);
+        writer.inputs.extend(made);
+        writer.inputs.extend(asked);
+        loop {
+            let Some(input) = writer.inputs.pop_front() else {
+                match writer.far.take() {
+                    Some(far) if answers.is_empty() => {
+                        let came = self.perform(writer, far);
+                        writer.inputs.extend(came);
+                        continue;
+                    }
+                    far => writer.far = far,
+                }
+                return answers;
+            };
             for output in writer.core.step(input, self.parts.clock.now_ms()) {
                 match output {
                     // Who came meanwhile goes along: what the look finds is newer than all that they ask for.
-                    Output::Look { tail, crowded } => {
-                        inputs.extend(self.take_queued(writer));
-                        look = Some((tail, crowded));
+                    Output::Look { .. } => {
+                        let queued = self.take_queued(writer);
+                        writer.inputs.extend(queued);
+                        writer.far = Some(output);
                     }
+                    Output::Append { .. } if self.shared => writer.far = Some(output),
                     Output::Reply(ticket, outcome) => {
                         let reply = writer.replies.remove(&ticket);
                         answers.extend(reply.map(|reply| Answer::Outcome(reply, outcome)));
@@ -402,14 +443,17 @@ impl Drive {
                         let seen = seen.map_err(|reason| refused_look(&reason));
                         answers.extend(writer.looks.remove(&ticket).map(|reply| Answer::Look(reply, seen)));
                     }
-                    output => inputs.extend(self.perform(writer, output)),
+                    output => {
+                        let came = self.perform(writer, output);
+                        writer.inputs.extend(came);
+                    }
                 }
             }
-            if inputs.is_empty() && writer.core.waits_for_spare() {
-                inputs.extend(writer.made(&self.parts, true));
+            if writer.inputs.is_empty() && writer.core.waits_for_spare() {
+                let made = writer.made(&self.parts, true);
+                writer.inputs.extend(made);
             }
         }
-        answers
     }
 
     /// Does one thing that the writer wants; what came of it.
@@ -444,7 +488,8 @@ impl Drive {
                 writer.stopped = Some(marked);
                 None
             }
-            Output::Reply(..) | Output::ReplyLook(..) | Output::Look { .. } => None,
+            Output::Look { tail, crowded } => writer.look(&tail, crowded, &self.published),
+            Output::Reply(..) | Output::ReplyLook(..) => None,
         }
     }
 
@@ -481,6 +526,7 @@ impl Writer {
 
     /// Everybody who waits, told that the engine is closed.
     fn refuse_all(&mut self) -> Vec<Answer> {
+        (self.far, self.inputs) = (None, VecDeque::new());
         let closed = |reply| Answer::Outcome(reply, Outcome::NotDone(Reason::Closed));
         let unseen = |reply| Answer::Look(reply, Err(refused_look(&Reason::Closed)));
         let replies = std::mem::take(&mut self.replies).into_values().map(closed);
@@ -497,8 +543,8 @@ impl Writer {
         }
     }
 
-    fn look(&mut self, (tail, crowded): (Tail, bool), published: &Published) -> Option<Input> {
-        let looked = self.bucket.as_mut()?.look(&tail, crowded);
+    fn look(&mut self, tail: &Tail, crowded: bool, published: &Published) -> Option<Input> {
+        let looked = self.bucket.as_mut()?.look(tail, crowded);
         let looked = looked.inspect_err(|error| published.met_damage(error));
         Some(Input::Looked(looked.map_err(|error| Reason::Unavailable(error.to_string()))))
     }

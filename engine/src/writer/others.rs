@@ -74,9 +74,7 @@ impl WriterCore {
         self.doing = Doing::Nothing;
         match looked {
             Ok(looked) => {
-                if looked.groups.is_empty() {
-                    self.turns.nobody_wrote();
-                }
+                self.turns.looked();
                 (self.behind, self.fresh) = (looked.after == After::More, looked.after == After::Nothing);
                 self.adopting.extend(looked.groups);
             }
@@ -123,7 +121,7 @@ impl WriterCore {
             undo.clear();
             self.pushes.note(event.push, *fingerprint, event.position);
         }
-        self.turns.they_wrote(adoption.server);
+        self.turns.they_wrote(adoption.server, self.now_ms);
         let events = adoption.events.into_iter().map(|(event, _)| event).collect();
         self.advance(events, adoption.bytes, (adoption.end, adoption.chain, adoption.time_ms), out);
     }

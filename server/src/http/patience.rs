@@ -26,8 +26,8 @@ pub struct Patience {
 struct Waiting {
     since: Instant,
     sleep: Pin<Box<Sleep>>,
-    /// The time is up; this is the moment after it.
-    last: bool,
+    /// When the time is up.
+    until: Instant,
 }
 
 impl Patience {
@@ -39,12 +39,15 @@ impl Patience {
     /// Nothing moves: ready once it has lasted too long.
     pub fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let left = self.left;
-        let new = || Waiting { since: Instant::now(), sleep: Box::pin(sleep(left)), last: false };
-        let waiting = self.waiting.get_or_insert_with(new);
+        let waiting = self.waiting.get_or_insert_with(|| {
+            let since = Instant::now();
+            Waiting { since, sleep: Box::pin(sleep(left)), until: since + left }
+        });
         ready!(waiting.sleep.as_mut().poll(context));
-        if !waiting.last {
-            // It may be this process that stood still: what came meanwhile is read first, by another task perhaps.
-            (waiting.sleep, waiting.last) = (Box::pin(sleep(MOMENT)), true);
+        let now = Instant::now();
+        if now > waiting.until + MOMENT {
+            // It was this process that stood still: what came meanwhile is read first, by another task perhaps.
+            (waiting.sleep, waiting.until) = (Box::pin(sleep(MOMENT)), now + MOMENT);
             ready!(waiting.sleep.as_mut().poll(context));
         }
         Poll::Ready(())
@@ -60,7 +63,7 @@ impl Patience {
     }
 }
 
-/// What is asked once more after the time is up.
+/// A process that wakes so much too late stood still.
 const MOMENT: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
@@ -86,7 +89,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_borne_for_the_maximum() {
-        assert_eq!(lasts(0, MAX * 2).await, Some(MAX + MOMENT));
+        assert_eq!(lasts(0, MAX * 2).await, Some(MAX));
     }
 
     #[tokio::test(start_paused = true)]

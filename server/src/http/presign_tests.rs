@@ -1,4 +1,4 @@
-//! What `fetch/presign` says of packs that it cannot list, in process.
+//! What `fetch/presign` and its addresses say where a pack is gone, or not enough, in process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::HashMap;

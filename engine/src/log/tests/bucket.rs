@@ -1,8 +1,11 @@
 //! The bucket log: several engines over one object store, each promise of FORMAT.md §5.3 once.
 
-use std::sync::{
-    Mutex, OnceLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -215,8 +218,8 @@ struct Sleepy {
     /// Awake again it finds that something stands there, and after this many more reads nothing answers.
     reads_left: Option<AtomicU64>,
     meanwhile: Box<dyn Fn() + Send + Sync>,
-    /// What happens then before the next segment is asked for.
-    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// What happens from then on, one after the other, before the next segment is asked for.
+    then: Mutex<VecDeque<Box<dyn FnOnce() + Send>>>,
 }
 
 impl ObjectStore for Sleepy {
@@ -243,7 +246,7 @@ impl ObjectStore for Sleepy {
     fn read_tail(&self, key: &StoreKey, len: u64) -> Result<(Bytes, u64)> {
         let slept = self.created.load(Ordering::SeqCst) >= self.sleeps_at;
         let then =
-            (slept && !key.as_str().starts_with("log/slots/")).then(|| self.then.lock().unwrap().take()).flatten();
+            (slept && !key.as_str().starts_with("log/slots/")).then(|| self.then.lock().unwrap().pop_front()).flatten();
         if let Some(then) = then {
             then();
         }
@@ -366,13 +369,49 @@ fn nobody_is_refused_on_what_was_read_before_he_came() {
         late: false,
         reads_left: None,
         meanwhile: Box::new(meanwhile),
-        then: Mutex::new(Some(Box::new(then))),
+        then: Mutex::new(VecDeque::from([Box::new(then) as Box<dyn FnOnce() + Send>])),
     };
     let engine = try_serve(&SimDisk::new(), Arc::new(sleepy), 1).unwrap().0;
     assert!(late.set(engine.clone()).is_ok());
     let taken = engine.propose_and_wait(proposal(2, vec![repo(2, "a")]));
     assert!(matches!(taken, Outcome::NotDone(Reason::Condition(Condition::NameFree { .. }))), "{taken:?}");
     assert_eq!(done(answered.try_recv().unwrap()), (3, 3));
+}
+
+/// It waits for another one's turn, look after look.
+#[test]
+fn who_only_looks_does_not_wait_for_a_turn_to_write() {
+    let store = MemoryStore::new();
+    let other = serve(&store, 2).engine;
+    let asking = Arc::new(OnceLock::<Engine>::new());
+    let (answer, answered) = crossbeam_channel::bounded(1);
+    let (asker, told) = (asking.clone(), answered);
+    let ask = move || {
+        asker.get().unwrap().look(Box::new(move |seen| drop(answer.send(seen))));
+    };
+    // Of the looks: in the first one he asks, the second finds the end, before the third he is told.
+    let (was_told, had_been) = (Arc::new(AtomicU64::new(0)), told);
+    let noted = was_told.clone();
+    let told = move || noted.store(had_been.try_recv().unwrap().unwrap().0, Ordering::SeqCst);
+    let then: [Box<dyn FnOnce() + Send>; 4] = [Box::new(|| {}), Box::new(ask), Box::new(|| {}), Box::new(told)];
+    let sleepy = Sleepy {
+        store: store.clone(),
+        sleeps_at: 2,
+        created: AtomicU64::new(0),
+        late: false,
+        reads_left: None,
+        meanwhile: Box::new(|| {}),
+        then: Mutex::new(VecDeque::from(then)),
+    };
+    let engine = try_serve(&SimDisk::new(), Arc::new(sleepy), 1).unwrap().0;
+    assert!(asking.set(engine.clone()).is_ok());
+    done(engine.propose_and_wait(small(1)));
+    done(other.propose_and_wait(small(2)));
+    assert_eq!(engine.look_and_wait().unwrap(), Position(2));
+    // Its second group: from now on it owes the other one a turn.
+    done(engine.propose_and_wait(small(3)));
+    done(engine.propose_and_wait(small(4)));
+    assert_eq!(was_told.load(Ordering::SeqCst), 3, "told where the log ends before the third");
 }
 
 #[test]

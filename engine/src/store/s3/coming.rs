@@ -2,7 +2,7 @@
 //!
 //! Invariants: a reader waits a moment for an object whose turn has not come, and then no longer than one request may take; an object
 //! comes once, however many want it. One that becomes a copy is given out as it arrives and hashes to its name before it is one. One that
-//! comes for a single answer stays in memory until all that is wanted of it was read, or nobody reads any more.
+//! is asked for for the first time stays in memory until about as much of it was read as is wanted, or nobody reads any more.
 
 use std::{
     collections::BTreeMap,
@@ -35,18 +35,29 @@ pub(super) struct Coming {
 #[derive(Default)]
 pub(super) struct Object {
     begun: AtomicBool,
+    /// It comes into memory, or is there.
+    in_memory: AtomicBool,
+    /// All of it is in memory.
+    whole: AtomicBool,
+    wants: Mutex<Wants>,
+    /// Held while a disk is written to: never waited for with the lock of all objects in hand.
     state: Mutex<State>,
     moved: Condvar,
+}
+
+/// Who wants it.
+#[derive(Default)]
+struct Wants {
+    /// Answers that read it.
+    readers: u64,
+    /// About what they have not read yet.
+    unread: u64,
 }
 
 #[derive(Default)]
 struct State {
     held: Held,
     arrived: u64,
-    /// Answers that read it.
-    readers: u64,
-    /// What they have not read yet.
-    unread: u64,
     over: bool,
 }
 
@@ -65,9 +76,22 @@ enum Held {
         sums: Summing,
     },
     /// In memory, from byte 0 on.
-    Memory { bytes: BytesMut, room: Room },
+    Memory(InMemory),
     /// In memory, all that is wanted.
-    Whole { bytes: Bytes, _room: Room },
+    Whole(Bytes),
+}
+
+/// Bytes, and the room that they take as long as somebody holds a part of them.
+struct InMemory {
+    bytes: BytesMut,
+    bytes_max: usize,
+    _room: Room,
+}
+
+impl AsRef<[u8]> for InMemory {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Room in memory, until it is dropped.
@@ -92,16 +116,19 @@ impl Coming {
         let mut state = object.state();
         while state.arrived < end {
             let comes = object.has_begun() || Instant::now() < queued_until;
-            if state.over || !comes || matches!(state.held, Held::Whole { .. }) {
+            if state.over || !comes || matches!(state.held, Held::Whole(_)) {
                 return None;
             }
             (state, _) = object.moved.wait_timeout(state, QUEUED_MAX).unwrap_or_else(PoisonError::into_inner);
         }
         let bytes = state.held.bytes(offset, len);
-        state.unread = state.unread.saturating_sub(len);
-        let read = state.unread == 0;
         drop(state);
-        if read {
+        let unread = {
+            let mut wants = object.wants();
+            wants.unread = wants.unread.saturating_sub(len);
+            wants.unread
+        };
+        if unread == 0 {
             self.let_go(key, &object);
         }
         bytes
@@ -111,18 +138,16 @@ impl Coming {
     pub fn expect(&self, key: &StoreKey, bytes: u64) -> Arc<Object> {
         let mut objects = self.objects();
         let object = Arc::clone(objects.entry(key.clone()).or_default());
-        let mut state = object.state();
-        state.readers += 1;
-        state.unread = state.unread.saturating_add(bytes);
-        drop(state);
+        let mut wants = object.wants();
+        wants.readers += 1;
+        wants.unread = wants.unread.saturating_add(bytes);
+        drop(wants);
         object
     }
 
     /// An answer reads no more of it.
     pub fn leave(&self, key: &StoreKey, object: &Arc<Object>) {
-        let mut state = object.state();
-        state.readers -= 1;
-        drop(state);
+        object.wants().readers -= 1;
         self.let_go(key, object);
     }
 
@@ -139,28 +164,28 @@ impl Coming {
 
     /// Its request ended: who still waits for bytes waits no more. What came into memory stays for those who want it.
     fn request_ended(&self, key: &StoreKey, object: &Arc<Object>) {
-        if !matches!(object.state().held, Held::Whole { .. }) {
-            self.end(key, object);
+        match object.whole.load(Ordering::SeqCst) {
+            true => self.let_go(key, object),
+            false => {
+                remove(&mut self.objects(), key, object);
+                object.end();
+            }
         }
-        self.let_go(key, object);
     }
 
     /// Ends an object in memory that nobody wants any more, or one that has not begun to come.
     fn let_go(&self, key: &StoreKey, object: &Arc<Object>) {
         let mut objects = self.objects();
-        let state = object.state();
-        let comes = object.has_begun() && matches!(state.held, Held::Nowhere | Held::Copy { .. });
-        let unwanted = state.readers == 0 || (state.unread == 0 && matches!(state.held, Held::Whole { .. }));
-        drop(state);
+        let wants = object.wants();
+        let unwanted = wants.readers == 0 || (wants.unread == 0 && object.whole.load(Ordering::SeqCst));
+        drop(wants);
+        // One that becomes a copy does so though nobody reads it; its request ends it.
+        let comes = object.has_begun() && !object.in_memory.load(Ordering::SeqCst);
         if unwanted && !comes {
             remove(&mut objects, key, object);
+            drop(objects);
             object.end();
         }
-    }
-
-    fn end(&self, key: &StoreKey, object: &Arc<Object>) {
-        remove(&mut self.objects(), key, object);
-        object.end();
     }
 
     fn objects(&self) -> MutexGuard<'_, BTreeMap<StoreKey, Arc<Object>>> {
@@ -190,10 +215,13 @@ impl Object {
         self.state().held = Held::Copy { staged, hash: Sha256::new(), sums: Summing::default() };
     }
 
-    /// So many bytes of it come into memory.
-    pub fn comes_into_memory(&self, bytes: u64, room: Room) {
-        let bytes = BytesMut::with_capacity(usize::try_from(bytes).unwrap_or(0));
-        self.state().held = Held::Memory { bytes, room };
+    /// So many bytes of it come into memory; false if nobody wants them any more.
+    pub fn comes_into_memory(&self, bytes: u64, room: Room) -> bool {
+        let bytes_max = usize::try_from(bytes).unwrap_or(0);
+        self.state().held =
+            Held::Memory(InMemory { bytes: BytesMut::with_capacity(bytes_max), bytes_max, _room: room });
+        self.in_memory.store(true, Ordering::SeqCst);
+        self.wants().readers > 0
     }
 
     /// More of it arrived.
@@ -206,8 +234,10 @@ impl Object {
                 hash.update(piece);
                 sums.update(piece);
             }
-            Held::Memory { bytes, .. } if !over => bytes.extend_from_slice(piece),
-            _ => return Err(Error::invalid("nobody wants it any more")),
+            Held::Memory(memory) if !over && memory.bytes.len() + piece.len() <= memory.bytes_max => {
+                memory.bytes.extend_from_slice(piece);
+            }
+            _ => return Err(Error::invalid("nobody wants it any more, or it is longer than it was said to be")),
         }
         state.arrived += piece.len() as u64;
         self.moved.notify_all();
@@ -218,7 +248,10 @@ impl Object {
     pub fn is_whole(&self, key: &StoreKey, copies: &Copies) -> Result<()> {
         let mut state = self.state();
         state.held = match std::mem::take(&mut state.held) {
-            Held::Memory { bytes, room } => Held::Whole { bytes: bytes.freeze(), _room: room },
+            Held::Memory(memory) => {
+                self.whole.store(true, Ordering::SeqCst);
+                Held::Whole(Bytes::from_owner(memory))
+            }
             Held::Copy { staged, hash, sums } => {
                 if StoreKey::pack(PackId(hash.finalize().into())) != *key {
                     return Err(Error::corrupt(key.as_str(), 0, "what came does not hash to its name"));
@@ -240,6 +273,10 @@ impl Object {
         self.moved.notify_all();
     }
 
+    fn wants(&self) -> MutexGuard<'_, Wants> {
+        self.wants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -253,8 +290,8 @@ impl Held {
         match self {
             Held::Nowhere => None,
             Held::Copy { staged, .. } => staged.read_back(offset, len).ok(),
-            Held::Memory { bytes, .. } => bytes.get(range).map(Bytes::copy_from_slice),
-            Held::Whole { bytes, .. } => (range.end <= bytes.len()).then(|| bytes.slice(range)),
+            Held::Memory(memory) => memory.bytes.get(range).map(Bytes::copy_from_slice),
+            Held::Whole(bytes) => (range.end <= bytes.len()).then(|| bytes.slice(range)),
         }
     }
 }
@@ -294,9 +331,10 @@ mod tests {
         let object = coming.expect(&key(), 100);
         coming.expect(&key(), 100);
         assert!(object.begin() && !object.begin());
-        object.comes_into_memory(100, coming.room(100, Duration::ZERO).await.unwrap());
+        assert!(object.comes_into_memory(100, coming.room(100, Duration::ZERO).await.unwrap()));
         object.arrived(&[7; 60]).unwrap();
         assert_eq!(coming.read(&key(), 20, 30).unwrap(), vec![7; 30], "while the rest comes");
+        assert!(object.arrived(&[8; 41]).is_err(), "longer than it was said to be");
         object.arrived(&[8; 40]).unwrap();
         object
     }
@@ -317,22 +355,24 @@ mod tests {
     #[tokio::test]
     async fn what_is_in_memory_goes_when_it_was_read_or_nobody_reads_it_any_more() {
         let coming = Coming::default();
-        let copies = MEMORY_BYTES >> 10;
+        let permits = MEMORY_BYTES >> 10;
         for leaves in [false, true] {
             let object = in_memory(&coming).await;
             object.is_whole(&key(), &Copies::none(spool())).unwrap();
             coming.request_ended(&key(), &object);
             assert_eq!(coming.read(&key(), 50, 50).unwrap()[9..11], [7, 8]);
-            assert_eq!(coming.memory.available_permits(), copies - 1);
+            assert_eq!(coming.memory.available_permits(), permits - 1);
             match leaves {
                 true => (0..2).for_each(|_| coming.leave(&key(), &object)),
                 false => assert_eq!(coming.read(&key(), 0, 100).unwrap().len(), 100),
             }
             assert!(coming.has(&key()) != leaves, "20 bytes are unread");
             if !leaves {
-                assert_eq!(coming.read(&key(), 80, 20).unwrap(), vec![8; 20]);
+                let held = coming.read(&key(), 80, 20).unwrap();
+                assert_eq!(coming.memory.available_permits(), permits - 1, "whoever holds a part of it takes its room");
+                assert_eq!(held, vec![8; 20]);
             }
-            assert_eq!((coming.has(&key()), coming.memory.available_permits()), (false, copies));
+            assert_eq!((coming.has(&key()), coming.memory.available_permits()), (false, permits));
             assert_eq!(coming.read(&key(), 0, 10), None);
         }
     }

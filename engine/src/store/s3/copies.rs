@@ -1,4 +1,4 @@
-//! What this server keeps of the bucket on its own disk: uploads under way, and copies of the packs that it uploaded lately.
+//! What this server keeps of the bucket on its own disk: uploads under way, and copies of packs that it uploaded, or was asked for again.
 //!
 //! Invariants: a copy is made only of what the bucket has taken; no byte of a copy is given before its block was checked
 //! ([`super::sums`]), so that damage to a copy is a copy that is not there, and never an answer, an error or a reason to condemn;
@@ -215,7 +215,7 @@ impl Copies {
 
     /// Whether somebody asked for it before, not too long ago: what is read once needs no copy, which costs as much as reading it.
     pub(super) fn asked_again(&self, key: &StoreKey) -> bool {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asked = self.asked();
         if !asked.keys.insert(key.clone()) {
             return true;
         }
@@ -226,6 +226,17 @@ impl Copies {
             asked.keys.remove(&oldest);
         }
         false
+    }
+
+    /// Too little of it is wanted for a copy: the next time is a first one again.
+    pub(super) fn needs_none(&self, key: &StoreKey) {
+        let mut asked = self.asked();
+        asked.keys.remove(key);
+        asked.order.retain(|asked| asked != key);
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the copies may take together.

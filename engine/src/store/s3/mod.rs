@@ -1,4 +1,4 @@
-//! An object store in an S3 bucket, with local copies of what this server wrote.
+//! An object store in an S3 bucket, with local copies of what this server wrote or was asked for again.
 //!
 //! Invariants: every write is create-if-absent with its SHA-256 pinned, and a key never gets other bytes (F7); an answer that
 //! did not come is no answer: what stands under the key is read (F8); nothing is read from a local copy that the bucket has

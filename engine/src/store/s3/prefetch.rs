@@ -88,6 +88,13 @@ async fn come_all(inner: Arc<Inner>, expected: Vec<Expected>, over: Arc<AtomicBo
             // Once for each answer: what fills the memory may be what this one reads last.
             patience = if room.is_some() { patience } else { Duration::ZERO };
         }
+        if room.is_none() && !copy {
+            // Nobody waits for what does not come.
+            if object.begin() {
+                drop(Request { inner: Arc::clone(&inner), key: soon.key, object });
+            }
+            continue;
+        }
         let parts = if soon.end > LARGE_BYTES { LARGE_PARTS } else { 1 };
         let Ok(permit) = Arc::clone(&inner.coming.objects_at_once).acquire_many_owned(parts).await else { return };
         if over.load(Ordering::Relaxed) {
@@ -100,8 +107,7 @@ async fn come_all(inner: Arc<Inner>, expected: Vec<Expected>, over: Arc<AtomicBo
         tokio::spawn(async move {
             let came = match room {
                 Some(room) => come_into_memory(&request, &soon, room).await,
-                None if copy => come_as_copy(&request, &soon).await,
-                None => Ok(()),
+                None => come_as_copy(&request, &soon).await,
             };
             if let Err(error) = came {
                 tracing::debug!(key = %soon.key, %error, "an object did not come ahead of its readers");
@@ -113,8 +119,13 @@ async fn come_all(inner: Arc<Inner>, expected: Vec<Expected>, over: Arc<AtomicBo
 
 /// What is wanted of an object, with one request.
 async fn come_into_memory(Request { inner, key, object }: &Request, soon: &Soon, room: Room) -> Result<()> {
-    let body = long_range(inner, key, Range::At { offset: 0, end: soon.end }, soon.end).await?;
-    object.comes_into_memory(soon.end, room);
+    let (body, size) = long_range(inner, key, Range::At { offset: 0, end: soon.end }, soon.end).await?;
+    if !soon.worth(size) || size > inner.copies.bytes_max() / 2 {
+        inner.copies.needs_none(key);
+    }
+    if !object.comes_into_memory(soon.end, room) {
+        return Ok(());
+    }
     let whole = async {
         let (mut body, mut arrived) = (body, 0);
         while let Some(chunk) = body.try_next().await.map_err(|error| unavailable(&error.to_string()))? {
@@ -170,15 +181,14 @@ async fn write_all(mut body: ByteStream, object: Arc<Object>) -> Result<u64> {
     }
 }
 
-/// The body of an answer that has these `len` bytes of an object.
-async fn long_range(inner: &Inner, key: &StoreKey, range: Range, len: u64) -> Result<ByteStream> {
+/// The body of an answer that has these `len` bytes of an object, and the object's size.
+async fn long_range(inner: &Inner, key: &StoreKey, range: Range, len: u64) -> Result<(ByteStream, u64)> {
     let get = inner.client.get_object().bucket(&inner.settings.bucket).key(inner.key(key));
     let answer = Box::pin(get.range(range.to_string()).send()).await;
     let answer = answer.map_err(|error| unavailable(&error.into_service_error().to_string()))?;
-    let span = answer.content_range().and_then(Span::parse);
-    match span.is_some_and(|span| range.is_met_by(&span) && span.len() == len) {
-        true => Ok(answer.body),
-        false => Err(unavailable("the answer has another part of it")),
+    match answer.content_range().and_then(Span::parse) {
+        Some(span) if range.is_met_by(&span) && span.len() == len => Ok((answer.body, span.total)),
+        _ => Err(unavailable("the answer has another part of it")),
     }
 }
 
@@ -213,7 +223,7 @@ pub(super) fn through(inner: &Arc<Inner>, key: &StoreKey, offset: u64, len: u64)
     let (pieces, taken) = tokio::sync::mpsc::channel(PIECES_AHEAD);
     let (key, asking) = (key.clone(), Arc::clone(inner));
     inner.runtime.as_ref()?.spawn(async move {
-        let Ok(mut body) = long_range(&asking, &key, range, len).await else { return };
+        let Ok((mut body, _)) = long_range(&asking, &key, range, len).await else { return };
         let (mut left, mut piece) = (len, BytesMut::new());
         while left > 0 {
             let want = left.min(PIECE_BYTES);

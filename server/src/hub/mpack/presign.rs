@@ -117,7 +117,7 @@ impl Hub {
         Ok(Secret::new(format!("mpack/{pack}?ticket={}", ticket.expose())))
     }
 
-    /// The pack that a ticket opens; the same words for every reason why not, after the same work.
+    /// The pack that a ticket opens; the same words for every reason why it opens none, after the same work.
     pub async fn open_pack(
         self: &Arc<Self>,
         name: &RepoName,
@@ -159,9 +159,10 @@ impl Hub {
 
     fn size_of(&self, pack: PackId) -> std::result::Result<u64, HubError> {
         self.engine.store().size(&StoreKey::pack(pack)).map_err(|error| match error.is_not_found() {
-            true => HubError::NotFound(format!(
-                "pack {pack} is not in the store: ask fetch/mpack for what was listed of it"
-            )),
+            true if self.is_damage(&error) => {
+                HubError::NotFound(format!("pack {pack} is gone: ask fetch/mpack for what was listed of it"))
+            }
+            true => HubError::Unavailable(format!("pack {pack}: its store is not there now")),
             false => error.into(),
         })
     }
