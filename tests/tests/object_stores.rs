@@ -71,6 +71,24 @@ fn a_bucket_keeps_the_contract_with_and_without_a_prefix_and_local_copies() {
 }
 
 #[test]
+fn of_many_keys_those_that_were_not_deleted_are_asked_for_again_or_told() {
+    let (bucket, root) = (Bucket::start(), tempfile::tempdir().unwrap());
+    let store = s3(bucket.settings("hub"), root.path());
+    let names: Vec<StoreKey> = (1..4).map(|name| StoreKey::pack(PackId([name; 32]))).collect();
+    let stuck = |codes: &[&'static str]| {
+        names.iter().for_each(|name| assert!(store.create(name, b"bytes").unwrap()));
+        let stuck = codes.iter().map(|code| (format!("hub/{}", names[1]), *code)).collect();
+        bucket.objects.set_faults(Faults { stuck, ..Faults::default() });
+        store.delete_all(&names)
+    };
+    stuck(&["InternalError", "SlowDown"]).unwrap();
+    assert_eq!(store.list("packs").unwrap(), []);
+    let refused = stuck(&["AccessDenied"]).unwrap_err();
+    assert!(refused.to_string().contains("AccessDenied"), "{refused}");
+    assert_eq!(store.list("packs").unwrap(), names[1..2]);
+}
+
+#[test]
 fn a_bucket_that_answers_badly_one_time_in_five_keeps_the_contract() {
     let mut effort = Effort::of("T12 outcomes of requests", 3);
     while let Some(seed) = effort.next() {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::{
     ObjectStore, Staged, StoreKey,
+    address::{Address, Asked},
     ahead::{Ahead, Prefetch, Soon, Through},
 };
 use crate::{error::Result, id::LogId};
@@ -57,6 +58,14 @@ impl ObjectStore for CountedStore {
         Ok((bytes, size))
     }
 
+    fn read_tails(&self, keys: &[StoreKey], len: u64) -> Vec<Result<(Bytes, u64)>> {
+        let read = self.store.read_tails(keys, len);
+        self.reads.fetch_add(read.len() as u64, Ordering::Relaxed);
+        let bytes = read.iter().flatten().map(|(bytes, _)| bytes.len() as u64).sum();
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        read
+    }
+
     fn prefetch(&self, soon: Vec<Soon>) -> Prefetch {
         self.store.prefetch(soon)
     }
@@ -85,6 +94,10 @@ impl ObjectStore for CountedStore {
 
     fn delete(&self, key: &StoreKey) -> Result<()> {
         self.store.delete(key)
+    }
+
+    fn delete_all(&self, keys: &[StoreKey]) -> Result<()> {
+        self.store.delete_all(keys)
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<StoreKey>> {
@@ -117,5 +130,13 @@ impl ObjectStore for CountedStore {
 
     fn claim(&self, log: LogId, fresh: bool) -> Result<()> {
         self.store.claim(log, fresh)
+    }
+
+    fn take_up(&self, key: &StoreKey, bytes: u64) -> Result<Box<dyn Staged>> {
+        self.store.take_up(key, bytes)
+    }
+
+    fn address(&self, asked: &Asked) -> Result<Option<Address>> {
+        self.store.address(asked)
     }
 }

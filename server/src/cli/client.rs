@@ -85,7 +85,7 @@ impl Client {
                 Found::Nobody => sleep(HELD_PAUSE).await,
             }
         }
-        Err(Failure::CouldNot(format!("another process holds the directory and no server answers: {held}")))
+        Err(Failure::CouldNot(format!("the directory cannot be opened here, and no server answers for it: {held}")))
     }
 
     async fn local(hub: Arc<Hub>, output: &Output) -> Client {

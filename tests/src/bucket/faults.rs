@@ -50,6 +50,8 @@ pub struct Faults {
     pub deaf: bool,
     /// Every request takes this much longer.
     pub latency: Duration,
+    /// A request to delete many keys deletes all but this one, and says this of it; each used once.
+    pub stuck: Vec<(String, &'static str)>,
 }
 
 impl Faults {

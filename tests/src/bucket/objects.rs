@@ -181,6 +181,13 @@ impl Objects {
         refused.map_or(Ok(fault), Err)
     }
 
+    /// One of these keys that is not to be deleted, and what is said of it.
+    pub(super) fn stuck(&self, keys: &[String]) -> Option<(String, &'static str)> {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = faults.stuck.iter().position(|(stuck, _)| keys.contains(stuck))?;
+        Some(faults.stuck.remove(place))
+    }
+
     /// A write takes effect: now, twice, or later and unheard of.
     pub(super) fn write<T>(
         &self,

@@ -11,7 +11,7 @@ use s3s::{
     dto::{
         AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
         CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteObjectInput,
-        DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, ETag, ETagCondition, GetObjectInput,
+        DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, ETag, ETagCondition, Error, GetObjectInput,
         GetObjectOutput, HeadObjectInput, HeadObjectOutput, ListMultipartUploadsInput, ListMultipartUploadsOutput,
         ListObjectsV2Input, ListObjectsV2Output, MultipartUpload, Object, PutObjectInput, PutObjectOutput,
         StreamingBlob, UploadPartInput, UploadPartOutput,
@@ -106,12 +106,17 @@ impl S3 for Served {
         request: S3Request<DeleteObjectsInput>,
     ) -> S3Result<S3Response<DeleteObjectsOutput>> {
         let fault = self.0.before("delete").await?;
-        let keys: Vec<String> = request.input.delete.objects.into_iter().map(|object| object.key).collect();
+        let mut keys: Vec<String> = request.input.delete.objects.into_iter().map(|object| object.key).collect();
+        let stuck = self.0.stuck(&keys);
+        keys.retain(|key| stuck.as_ref().is_none_or(|(stuck, _)| key != stuck));
         self.0.write("delete", fault, move |state| {
             keys.iter().for_each(|key| drop(state.objects.remove(key)));
             Ok(())
         })?;
-        Ok(S3Response::new(DeleteObjectsOutput::default()))
+        let error =
+            |(key, code): (String, &str)| Error { key: Some(key), code: Some(code.to_owned()), ..Error::default() };
+        let errors = stuck.map(|stuck| vec![error(stuck)]);
+        Ok(S3Response::new(DeleteObjectsOutput { errors, ..DeleteObjectsOutput::default() }))
     }
 
     async fn list_objects_v2(

@@ -302,6 +302,11 @@ pub(super) async fn delete_some(inner: &Inner, keys: &[StoreKey]) -> Tried<()> {
     match Box::pin(request.send()).await {
         Ok(answer) => match answer.errors().first() {
             None => Ok(()),
+            // It is the store's own failure; the others are gone already, which is fine.
+            Some(error) if matches!(error.code(), Some("InternalError" | "SlowDown" | "ServiceUnavailable")) => {
+                let (_, error) = refused(&error.code().unwrap_or("refused"));
+                Err((Failure::Later, error))
+            }
             Some(error) => Err(refused(&error.message().or(error.code()).unwrap_or("refused"))),
         },
         Err(error) => {
