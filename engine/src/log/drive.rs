@@ -23,23 +23,18 @@ use super::{
     files::{self, LogFiles, make_spare},
     helper::{Helper, spawn},
     published::Published,
+    queued::{Answer, LookReply, Queued, Reply, answer, approximate_bytes, refused_look},
 };
 use crate::{
     clock::random16,
     disk::{DiskFile, DiskLock},
     engine::{Driver, Options, Outcome, Parts, Proposal, ReadOnly, Reason},
     error::{Error, ErrorKind, Result},
-    event::EventBody,
-    id::{ChainHash, LogId, Position},
+    id::{ChainHash, LogId},
     limits::WRITER_QUEUE_MAX,
     planted::{self, PlantedBug},
     writer::{Input, Io, Output, Tail, Ticket, WriterCore},
 };
-
-/// Called once with what became of a proposal.
-pub(crate) type Reply = Box<dyn FnOnce(Outcome) + Send>;
-/// Called once with the end of the log, or with why it is not known.
-pub(crate) type LookReply = Box<dyn FnOnce(Result<Position>) + Send>;
 
 /// The queue, the writer and what they share with readers.
 pub(crate) struct Drive {
@@ -58,18 +53,6 @@ pub(crate) struct Drive {
     writer: Mutex<Writer>,
     /// Who drives inline.
     inline: Mutex<Option<ThreadId>>,
-}
-
-/// What waits for the writer.
-enum Queued {
-    Proposal { proposal: Proposal, bytes: u64, reply: Reply },
-    Look(LookReply),
-}
-
-/// Who is to be told what, once the writer was let go.
-enum Answer {
-    Outcome(Reply, Outcome),
-    Look(LookReply, Result<Position>),
 }
 
 /// What a driver drives.
@@ -582,49 +565,8 @@ impl Writer {
     }
 }
 
-fn answer(answers: Vec<Answer>) {
-    for answer in answers {
-        match answer {
-            Answer::Outcome(reply, outcome) => reply(outcome),
-            Answer::Look(reply, seen) => reply(seen),
-        }
-    }
-}
-
-/// Why the end of a bucket log is not known.
-fn refused_look(reason: &Reason) -> Error {
-    let (kind, text) = match reason {
-        Reason::Unavailable(why) => (ErrorKind::Unavailable, format!("the bucket was not reached: {why}")),
-        Reason::ReadOnly(why) => (ErrorKind::Poisoned, why.clone()),
-        Reason::Busy(after) => (ErrorKind::Busy(*after), "too many wait for the log".to_owned()),
-        Reason::Full => (ErrorKind::Full, "no room for the local copy of the log".to_owned()),
-        _ => (ErrorKind::Unavailable, "the engine is closed".to_owned()),
-    };
-    Error::new(kind, text)
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// What a proposal holds in memory, roughly.
-fn approximate_bytes(proposal: &Proposal) -> u64 {
-    let of = |event: &EventBody| match event {
-        EventBody::ObjectsReceived(objects) => {
-            let adds: usize =
-                objects.commits.iter().map(|commit| 512 + commit.message.len() + commit.adds.len() * 32).sum();
-            objects.rows.len() * 144 + objects.snapshots.len() * 64 + adds
-        }
-        EventBody::RefsUpdated(refs) => refs.updates.len() * 160,
-        EventBody::TagsSet(tags) => tags.tags.len() * 192,
-        EventBody::TagsDeleted(tags) => tags.tags.len() * 64,
-        EventBody::ReleasePublished(release) => release.record.len(),
-        EventBody::RowsCondemned(rows) => rows.rows.len() * 40,
-        EventBody::PacksRelocated(packs) => packs.packs.len() * 128,
-        _ => 0,
-    };
-    let events: usize = proposal.events.iter().map(|event| 256 + of(event)).sum();
-    (256 + proposal.actor.len() + events) as u64
 }
 
 /// One turn takes proposals of about this many bytes; the rest is another turn's.

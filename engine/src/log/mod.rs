@@ -16,6 +16,7 @@ pub(crate) mod header;
 mod helper;
 pub(crate) mod published;
 pub(crate) mod push_ids;
+mod queued;
 pub(crate) mod refold;
 pub(crate) mod repair;
 pub(crate) mod scan;
